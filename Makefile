@@ -1,0 +1,48 @@
+# Needs Go and make; everything else is a Debian/Ubuntu package that `make deps` installs when it is missing (as root).
+
+SHELL    := /bin/bash
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT   ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+GO       ?= go
+# How long `make fuzz` and `make test` run each fuzz target.
+FUZZTIME     ?= 60s
+TESTFUZZTIME ?= 3s
+
+.PHONY: all build test lint demo bench bench-node deps fuzz clean
+
+all: build
+
+# The binary of a release: static, so that one build runs on every node.
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/xylem ./cmd/xylem
+
+# Everything that must hold before a commit is merged: real mounts, real containerd, race detector, fuzz targets for a few
+# seconds each. A skipped test fails the run. Needs root.
+test: deps lint build
+	$(GO) run ./hack/testreport -fuzztime $(TESTFUZZTIME) -- -race -timeout 15m ./...
+
+lint:
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+	 if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool -modfile=hack/lint/go.mod staticcheck ./...
+
+# The main job: a real 1 GB image, overlayfs against xylem, from cold to output. Writes hack/out/demo.json.
+demo: deps build
+	$(GO) run ./hack/demo
+
+bench: bench-node
+
+# The figures of docs/benchmarks.md. Writes hack/out/bench-node.json.
+bench-node: deps build
+	$(GO) run ./hack/bench-node
+
+fuzz:
+	$(GO) run ./hack/testreport -fuzztime $(FUZZTIME)
+
+deps:
+	@hack/deps.sh
+
+clean:
+	rm -rf bin hack/out hack/cache
