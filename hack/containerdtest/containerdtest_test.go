@@ -20,8 +20,6 @@ import (
 const program = `package main
 
 import (
-	"io"
-	"log"
 	"fmt"
 	"os"
 )
