@@ -99,11 +99,6 @@ func Store(t *testing.T, open func(t *testing.T) blockfmt.Store) {
 		}
 		checkBlock(t, s, blob, ref)
 	})
-	t.Run("put keeps a copy or the bytes", func(t *testing.T) { // the caller of Put does not change them, but may drop them
-		s := open(t)
-		fill(t, s, blob)
-		checkBlock(t, s, blob, blob.Index.Ref(0))
-	})
 	for _, fault := range []Fault{WrongBytes, TooShort, TooLong, Empty} {
 		t.Run("put "+fault.String(), func(t *testing.T) {
 			s := open(t)

@@ -1,0 +1,32 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/xylem-project/xylem/blockfmt"
+)
+
+// Cached returns a Source that asks store first and keeps in it what next gives. The bytes are verified, by the store.
+func Cached(store blockfmt.Store, next blockfmt.Source) blockfmt.Source { return cached{store, next} }
+
+type cached struct {
+	store blockfmt.Store
+	next  blockfmt.Source
+}
+
+func (c cached) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
+	stored, err := c.store.Block(ctx, ref)
+	if err == nil || ctx.Err() != nil {
+		return stored, err
+	}
+	if stored, err = c.next.Block(ctx, ref); err != nil {
+		return nil, err
+	}
+	// A store that cannot keep the block says so in its own log; only wrong bytes concern the reader.
+	if err := c.store.Put(ctx, ref, stored); errors.Is(err, blockfmt.ErrCorrupt) {
+		return nil, fmt.Errorf("from the source behind the cache: %w", err)
+	}
+	return stored, nil
+}
