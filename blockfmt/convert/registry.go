@@ -1,0 +1,167 @@
+package convert
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/xylem-project/xylem/blockfmt"
+)
+
+// Registry says how registries are reached. The zero value is usable.
+type Registry struct {
+	// PlainHTTP speaks HTTP instead of HTTPS. Loopback addresses are spoken to in HTTP anyway. Default: false.
+	PlainHTTP bool
+	// Keychain finds credentials. Default: the docker configuration and the credential helpers it names.
+	Keychain authn.Keychain
+	// Transport carries requests. Default: go-containerregistry's, with its timeouts and proxy settings.
+	Transport http.RoundTripper
+}
+
+func (r Registry) parse(ref string) (name.Reference, error) {
+	parsed, err := name.ParseReference(ref, r.nameOptions()...)
+	if err != nil {
+		return nil, fmt.Errorf("reference %.300q: %w", ref, err)
+	}
+	return parsed, nil
+}
+
+func (r Registry) nameOptions() []name.Option {
+	if r.PlainHTTP {
+		return []name.Option{name.Insecure}
+	}
+	return nil
+}
+
+func (r Registry) options(ctx context.Context) []remote.Option {
+	if r.Keychain == nil {
+		r.Keychain = authn.DefaultKeychain
+	}
+	if r.Transport == nil {
+		r.Transport = remote.DefaultTransport
+	}
+	return []remote.Option{
+		remote.WithContext(ctx), remote.WithAuthFromKeychain(r.Keychain), remote.WithTransport(boundedManifests{r.Transport}),
+		remote.WithUserAgent("xylem"),
+	}
+}
+
+// boundedManifests refuses manifests and other documents of a registry, which clients read into memory, if they exceed
+// blockfmt.MaxManifestSize: by the announced length without reading them, otherwise at the bound.
+type boundedManifests struct{ http.RoundTripper }
+
+func (b boundedManifests) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := b.RoundTripper.RoundTrip(req)
+	if err != nil || req.Method != http.MethodGet || !isDocument(req.URL.Path) {
+		return resp, err
+	}
+	if resp.ContentLength > blockfmt.MaxManifestSize {
+		resp.Body.Close()
+		return nil, errManifestSize
+	}
+	resp.Body = &boundedBody{resp.Body, blockfmt.MaxManifestSize}
+	return resp, nil
+}
+
+func isDocument(path string) bool {
+	return strings.Contains(path, "/manifests/") || strings.Contains(path, "/referrers/")
+}
+
+type boundedBody struct {
+	io.ReadCloser
+	left int64
+}
+
+func (b *boundedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, errManifestSize
+	}
+	return n, err
+}
+
+// repositoryStore is a repository of a registry.
+type repositoryStore struct {
+	repo name.Repository
+	reg  Registry
+}
+
+// openRepository returns the repository of a reference, and what to ask it for.
+func openRepository(ref string, reg Registry) (store, string, error) {
+	parsed, err := reg.parse(ref)
+	if err != nil {
+		return nil, "", err
+	}
+	return &repositoryStore{parsed.Context(), reg}, parsed.Identifier(), nil
+}
+
+func (s *repositoryStore) manifest(ctx context.Context, ref string) ([]byte, ocispec.Descriptor, error) {
+	var target name.Reference = s.repo.Tag(ref)
+	if strings.Contains(ref, ":") {
+		target = s.repo.Digest(ref)
+	}
+	got, err := remote.Get(target, s.reg.options(ctx)...)
+	if err != nil {
+		return nil, ocispec.Descriptor{}, fmt.Errorf("manifest %s: %w", ref, registryKind(err))
+	}
+	return got.Manifest, ocispec.Descriptor{
+		MediaType: string(got.MediaType), Digest: digest.FromBytes(got.Manifest), Size: int64(len(got.Manifest)),
+	}, nil
+}
+
+func (s *repositoryStore) blob(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	l, err := remote.Layer(s.repo.Digest(desc.Digest.String()), s.reg.options(ctx)...)
+	if err != nil {
+		return nil, fmt.Errorf("blob %s: %w", desc.Digest, registryKind(err))
+	}
+	rc, err := l.Compressed()
+	if err != nil {
+		return nil, fmt.Errorf("blob %s: %w", desc.Digest, registryKind(err))
+	}
+	return registryBody{rc, desc.Digest}, nil
+}
+
+// registryBody gives the errors of a response's body their kind.
+type registryBody struct {
+	io.ReadCloser
+	blob digest.Digest
+}
+
+func (b registryBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("blob %s: %w", b.blob, registryKind(err))
+	}
+	return n, err
+}
+
+// registryKind gives an error of the registry client one of blockfmt's kinds.
+func registryKind(err error) error {
+	if hasKind(err) && !isNetwork(err) {
+		return err
+	}
+	var answer *transport.Error
+	switch {
+	case strings.Contains(err.Error(), "error verifying"): // the client's digest check has no type of its own
+		return fmt.Errorf("%w: %w", err, blockfmt.ErrCorrupt)
+	case !errors.As(err, &answer):
+		return fmt.Errorf("%w: %w", err, blockfmt.ErrTransient)
+	case answer.StatusCode == http.StatusNotFound:
+		return fmt.Errorf("%w: %w", err, blockfmt.ErrNotFound)
+	case answer.StatusCode == http.StatusUnauthorized, answer.StatusCode == http.StatusForbidden:
+		return fmt.Errorf("%w: %w", err, blockfmt.ErrDenied)
+	case answer.StatusCode == http.StatusTooManyRequests, answer.StatusCode >= 500:
+		return fmt.Errorf("%w: %w", err, blockfmt.ErrTransient)
+	}
+	return fmt.Errorf("%w: %w", err, blockfmt.ErrUnsupported)
+}
