@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"time"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
@@ -60,10 +61,19 @@ func Attach(dir string, fs gofuse.RawFileSystem, traits Traits, cfg Config) (*Co
 		close(c.served)
 	}()
 	// The kernel reads ahead 128 KiB otherwise, when somebody reads through the page cache of the files.
-	if err := setReadAhead(dir, cfg.MaxRequest); err != nil {
+	if err := c.SetReadAhead(cfg.MaxRequest); err != nil {
 		cfg.Log.Warn("readahead of FUSE mount stays at the kernel's default", "dir", dir, "err", err)
 	}
 	return c, nil
+}
+
+// SetReadAhead sets how far, in bytes, the kernel reads ahead through the page cache of the files.
+func (c *Conn) SetReadAhead(bytes int) error {
+	dev, _, err := mountAt(c.dir)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile("/sys/class/bdi/"+dev+"/read_ahead_kb", []byte(strconv.Itoa(bytes>>10)), 0)
 }
 
 // mountFUSE returns the descriptor of a fresh connection, mounted on dir.
@@ -140,6 +150,7 @@ func mountOptions(traits Traits, cfg Config) *gofuse.MountOptions {
 		MaxBackground:            cfg.MaxBackground,
 		CongestionThreshold:      cfg.MaxBackground,
 		DisableXAttrs:            !traits.Xattrs,
+		EnableAcl:                traits.Xattrs,
 		DisableReadDirPlus:       !traits.Plus,
 		EnableSymlinkCaching:     true,
 		ExplicitDataCacheControl: true, // no file ever changes

@@ -45,14 +45,6 @@ func unescape(s string) string {
 	return b.String()
 }
 
-func setReadAhead(dir string, bytes int) error {
-	dev, _, err := mountAt(dir)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile("/sys/class/bdi/"+dev+"/read_ahead_kb", []byte(strconv.Itoa(bytes>>10)), 0)
-}
-
 // clearDead takes away mounts of ours on dir whose server died, and refuses a directory on which another server answers.
 func clearDead(dir string, log *slog.Logger) error {
 	for {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,10 +26,7 @@ func watchBDI() (*bdiWatch, error) {
 		return nil, fmt.Errorf("open %s: %w", bdiDir, err)
 	}
 	w := &bdiWatch{lock: lock, before: map[string]bool{}}
-	for err = unix.EINTR; err == unix.EINTR; {
-		err = unix.Flock(lock, unix.LOCK_EX)
-	}
-	if err != nil {
+	if err := w.take(); err != nil {
 		w.close()
 		return nil, fmt.Errorf("lock %s: %w", bdiDir, err)
 	}
@@ -37,6 +35,22 @@ func watchBDI() (*bdiWatch, error) {
 		return nil, err
 	}
 	return w, nil
+}
+
+// take takes the lock, but goes on without it after a while: a process that hangs in its mount must not stop all others, and
+// the worst is a readahead meant for another mount.
+func (w *bdiWatch) take() error {
+	deadline := time.Now().Add(2 * time.Second)
+	for {
+		err := unix.Flock(w.lock, unix.LOCK_EX|unix.LOCK_NB)
+		if err == unix.EWOULDBLOCK && time.Now().After(deadline) {
+			return nil
+		}
+		if err != unix.EINTR && err != unix.EWOULDBLOCK {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // close ends the watch and lets others mount.
