@@ -1,0 +1,224 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/xylem-project/xylem/agent/cache"
+	"github.com/xylem-project/xylem/agent/registry"
+	"github.com/xylem-project/xylem/agent/snapshotter"
+	"github.com/xylem-project/xylem/blockfmt"
+	"github.com/xylem-project/xylem/fuse"
+	"github.com/xylem-project/xylem/fuse/erofs"
+)
+
+// agent is a running daemon. Its parts are started top down and stopped bottom up.
+type agent struct {
+	cfg      Config
+	metrics  *metrics
+	cache    *cache.Cache
+	registry *registry.Client
+	server   *fuse.Server
+	images   *Images
+	snaps    *snapshotter.Snapshotter
+
+	ready   atomic.Bool
+	bindsMu sync.Mutex
+	binds   map[string]digest.Digest // directory -> chain, of mountAt
+}
+
+// Run runs the agent until ctx ends, and returns when everything it started has stopped.
+func Run(ctx context.Context, cfg Config) (err error) {
+	if err := cfg.validate(); err != nil {
+		return err
+	}
+	a := &agent{cfg: cfg, metrics: newMetrics(), binds: map[string]digest.Digest{}}
+	var stop closers
+	defer func() { err = errors.Join(err, stop.close()) }()
+	if err := a.start(ctx, &stop); err != nil {
+		return err
+	}
+	return a.serve(ctx)
+}
+
+// closers are called in the reverse order of their adding.
+type closers []func() error
+
+func (c *closers) add(f func() error) { *c = append(*c, f) }
+
+func (c closers) close() (err error) {
+	for i := len(c) - 1; i >= 0; i-- {
+		err = errors.Join(err, c[i]())
+	}
+	return err
+}
+
+// shutdownTimeout bounds the unmounting at the end.
+const shutdownTimeout = 20 * time.Second
+
+func (a *agent) start(ctx context.Context, stop *closers) (err error) {
+	for _, dir := range []string{a.cfg.Root, a.cfg.State, a.dir("images")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	lock, err := lockRoot(a.cfg.Root)
+	if err != nil {
+		return err
+	}
+	stop.add(lock.Close)
+	a.registry, err = newRegistry(a.cfg)
+	if err != nil {
+		return err
+	}
+	stop.add(a.registry.Close)
+	if a.cache, err = cache.Open(cache.Config{Dir: a.dir("cache"), Budget: int64(a.cfg.CacheBudget), Logger: a.cfg.Log}); err != nil {
+		return fmt.Errorf("open block cache: %w", err)
+	}
+	stop.add(a.cache.Close)
+	if err := a.startFUSE(stop); err != nil {
+		return err
+	}
+	if err := a.startImages(ctx, stop); err != nil {
+		return err
+	}
+	a.snaps, err = snapshotter.Open(ctx, snapshotter.Config{Root: a.dir("snapshots"), Timeout: a.cfg.ReadTimeout.Duration, Log: a.cfg.Log}, a.images)
+	if err != nil {
+		return fmt.Errorf("open snapshots: %w", err)
+	}
+	stop.add(a.snaps.Close)
+	return nil
+}
+
+func (a *agent) dir(name string) string { return filepath.Join(a.cfg.Root, name) }
+
+// startFUSE mounts the file system of blobs. A mount that a dead agent left has no server any more: it is detached first.
+func (a *agent) startFUSE(stop *closers) (err error) {
+	dir := filepath.Join(a.cfg.State, "blobs")
+	if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err == nil {
+		a.cfg.Log.Warn("detached the mount of an agent that died; containers it served must be recreated", "dir", dir)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	a.server, err = fuse.Mount(dir, fuse.Config{ReadTimeout: a.cfg.ReadTimeout.Duration, Log: a.cfg.Log})
+	if err != nil {
+		return fmt.Errorf("mount FUSE at %s: %w", dir, err)
+	}
+	stop.add(a.server.Close)
+	return nil
+}
+
+func (a *agent) startImages(ctx context.Context, stop *closers) error {
+	way, err := a.mountWay(ctx)
+	if err != nil {
+		return err
+	}
+	keys, err := trustedKeys(a.cfg)
+	if err != nil {
+		return err
+	}
+	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s := &stacks{store: a.cache, place: a.place, build: a.remote, open: map[string]blockfmt.Source{}}
+	stop.add(s.close)
+	b := &blobs{cache: a.cache, server: a.server, source: s.source, open: map[digest.Digest]*blob{}}
+	a.images = &Images{
+		discovery: discovery{dir: a.dir("images"), place: a.place, trusted: keys, log: a.cfg.Log},
+		resolve:   a.resolve, blobs: b, mountDir: filepath.Join(a.cfg.State, "mounts"), way: way, readAhead: int(a.cfg.ReadAhead), readTimeout: a.cfg.ReadTimeout.Duration,
+		prefetch: &prefetcher{blobs: b, enabled: a.cfg.Prefetch, limit: 2 * a.cfg.Connections, log: a.cfg.Log, ctx: running},
+		unpacked: func(origin, digest.Digest) {},
+		log:      a.cfg.Log,
+		images:   map[digest.Digest]*image{}, mounts: map[digest.Digest]*mount{}, live: map[digest.Digest]bool{}, misses: map[digest.Digest]time.Time{},
+	}
+	stop.add(func() error {
+		cancel()
+		a.images.prefetch.wait()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		defer cancel()
+		return errors.Join(a.unbindAll(ctx), a.images.close(ctx))
+	})
+	if err := detachAll(a.images.mountDir); err != nil {
+		return err
+	}
+	return a.images.load()
+}
+
+// mountWay returns the configured way to mount, or the first that works here.
+func (a *agent) mountWay(ctx context.Context) (erofs.Way, error) {
+	if a.cfg.MountWay != "auto" {
+		return erofs.ParseWay(a.cfg.MountWay)
+	}
+	found := erofs.Detect(ctx, a.cfg.Root, a.cfg.Log)
+	if found.Way == 0 {
+		return 0, fmt.Errorf("images cannot be mounted here, `xylem doctor` says what to change: %s", strings.ReplaceAll(found.String(), "\n", "; "))
+	}
+	a.cfg.Log.Info("way to mount images", "way", found.Way.String())
+	return found.Way, nil
+}
+
+func (a *agent) serve(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	admin, err := listenUnix(a.cfg.AdminSocket())
+	if err != nil {
+		return err
+	}
+	control := a.observability(a.metrics.registry)
+	a.control(control)
+	g.Go(func() error { return serve(ctx, admin, control) })
+	if a.cfg.Admin != "" {
+		l, err := net.Listen("tcp", a.cfg.Admin)
+		if err != nil {
+			return errors.Join(fmt.Errorf("admin address: %w", err), admin.Close())
+		}
+		g.Go(func() error { return serve(ctx, l, a.observability(a.metrics.registry)) })
+	}
+	g.Go(func() error { return a.snaps.Serve(ctx, a.cfg.Socket()) })
+	g.Go(func() error { a.images.saveRecords(ctx); return nil })
+	a.ready.Store(true)
+	a.cfg.Log.Info("agent is ready", "snapshotter", a.cfg.Socket(), "admin", a.cfg.Admin)
+	return g.Wait()
+}
+
+// detachAll detaches what a dead agent left mounted below dir.
+func detachAll(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		for unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil {
+		}
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lockRoot makes this process the only agent on the root directory until the file is closed.
+func lockRoot(root string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(root, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: another agent is running on this root directory", root), f.Close())
+	}
+	return f, nil
+}

@@ -1,0 +1,109 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/xylem-project/xylem/agent/cache"
+	"github.com/xylem-project/xylem/blockfmt"
+	"github.com/xylem-project/xylem/fuse"
+)
+
+// blobs are the open blobs of all images on this node: each has one decompressed file, and one name in the FUSE mount,
+// however many images hold it.
+type blobs struct {
+	cache  *cache.Cache
+	server *fuse.Server
+	source func(o origin) (blockfmt.Source, error)
+
+	mu   sync.Mutex
+	open map[digest.Digest]*blob
+	next uint64 // id of the next blob in the FUSE mount; never reused
+}
+
+// blob is one open blob. It is what the FUSE server reads from.
+type blob struct {
+	file     *cache.File
+	digest   digest.Digest
+	recorder atomic.Pointer[recorder] // nil: nobody records
+	id       uint64
+
+	users  int  // under blobs.mu
+	served bool // under blobs.mu: has a name in the FUSE mount
+}
+
+// Fill makes a range of the blob readable: a container's demand read.
+func (b *blob) Fill(ctx context.Context, off, n int64) error {
+	if r := b.recorder.Load(); r != nil {
+		r.touch(b.digest, off, n)
+	}
+	return b.file.Fill(ctx, off, n)
+}
+
+// Size returns the uncompressed size in bytes.
+func (b *blob) Size() int64 { return b.file.Size() }
+
+// File returns the file that Fill fills.
+func (b *blob) File() *os.File { return b.file.File() }
+
+// acquire opens the blob of a layer, or counts another user of it.
+func (s *blobs) acquire(im *image, layer int) (*blob, error) {
+	ix := im.indexes[layer]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b := s.open[ix.Blob()]; b != nil {
+		b.users++
+		return b, nil
+	}
+	src, err := s.source(im.origin)
+	if err != nil {
+		return nil, err
+	}
+	f, err := s.cache.OpenFile(ix, src, nil)
+	if err != nil {
+		return nil, fmt.Errorf("open blob %s: %w", ix.Blob(), err)
+	}
+	b := &blob{file: f, digest: ix.Blob(), id: s.next, users: 1}
+	s.next++
+	s.open[ix.Blob()] = b
+	return b, nil
+}
+
+// device returns the path of the blob's uncompressed bytes for the kernel: the local file where it is complete, else (or
+// if lazily is set) its name in the FUSE mount.
+func (s *blobs) device(b *blob, lazily bool) (string, error) {
+	if b.file.Complete() && !lazily {
+		return b.file.Path(), nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name := b.digest.Encoded()
+	if !b.served {
+		if err := s.server.Add(b.id, name, b); err != nil {
+			return "", err
+		}
+		b.served = true
+	}
+	return s.server.Path(name), nil
+}
+
+// release gives back one acquire; the last one closes the blob.
+func (s *blobs) release(b *blob) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b.users--; b.users > 0 {
+		return nil
+	}
+	delete(s.open, b.digest)
+	var err error
+	if b.served {
+		err = s.server.Remove(b.id)
+	}
+	return errors.Join(err, b.file.Close())
+}

@@ -1,0 +1,140 @@
+package agent
+
+import (
+	"fmt"
+	"log/slog"
+	"math"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/xylem-project/xylem/blockfmt"
+)
+
+// Config is everything that can be set on the agent, in TOML or by flags. Default gives the defaults that the fields name.
+type Config struct {
+	// Root holds what must survive a reboot: block cache, images, snapshots, keys. Default /var/lib/xylem.
+	Root string `toml:"root"`
+	// State holds sockets and mounts. Default /run/xylem. Its path is part of every mount's options: keep it short.
+	State string `toml:"state"`
+	// Admin is the TCP address of /metrics, /livez, /readyz and /debug, loopback only. Default 127.0.0.1:9750; "" for none.
+	// The same and the calls of the xylem command are on the unix socket admin.sock under State.
+	Admin string `toml:"admin"`
+	// CacheBudget is how much disk blocks and decompressed data may take together, as "40GiB". What running containers
+	// need is never evicted, so it can be exceeded. Default 40GiB.
+	CacheBudget Size `toml:"cache_budget"`
+	// MountWay is auto, file, loop or tree: see fuse/erofs. Default auto: the first that works here.
+	MountWay string `toml:"mount_way"`
+	// ReadTimeout bounds a container's read that misses the cache, as "30s"; after it the read fails with EIO. Default 30s.
+	ReadTimeout Duration `toml:"read_timeout"`
+	// ReadAhead is the kernel's readahead on mounted images. Larger reads more than is needed. Default 512KiB.
+	ReadAhead Size `toml:"read_ahead"`
+	// Connections bounds the concurrent requests to one registry. Default 8.
+	Connections int `toml:"connections"`
+	// Prefetch fetches the startup blocks of an image as soon as it is known, where a record of them exists. Default true.
+	Prefetch bool `toml:"prefetch"`
+	// Convert says what happens to a pulled image that has no block image: off, or background (convert it on this node for the
+	// next time). Default off.
+	Convert string `toml:"convert"`
+	// TrustedKeys are PEM files with ed25519 public keys of converters. This node's own key is always trusted.
+	TrustedKeys []string `toml:"trusted_keys"`
+	// Registries holds settings per registry host ("host" or "host:port").
+	Registries map[string]RegistryConfig `toml:"registries"`
+
+	// Log receives the agent's log lines. Default: discarded.
+	Log *slog.Logger `toml:"-"`
+}
+
+// RegistryConfig are the settings of one registry host.
+type RegistryConfig struct {
+	// PlainHTTP talks http. Default: only to loopback addresses.
+	PlainHTTP bool `toml:"plain_http"`
+	// CA is a PEM file with certificates trusted for this host beside the system's.
+	CA string `toml:"ca"`
+}
+
+// Default returns the configuration that an empty file means.
+func Default() Config {
+	return Config{
+		Root: "/var/lib/xylem", State: "/run/xylem", Admin: "127.0.0.1:9750", CacheBudget: 40 << 30, MountWay: "auto",
+		ReadTimeout: Duration{30 * time.Second}, ReadAhead: blockfmt.BlockSize, Connections: 8, Prefetch: true, Convert: "off",
+	}
+}
+
+// Socket returns the path of the snapshotter's socket.
+func (c Config) Socket() string { return filepath.Join(c.State, "agent.sock") }
+
+// AdminSocket returns the path of the admin socket.
+func (c Config) AdminSocket() string { return filepath.Join(c.State, "admin.sock") }
+
+// KeyFile returns the path of this node's converter key.
+func (c Config) KeyFile() string { return filepath.Join(c.Root, "converter.key") }
+
+func (c *Config) validate() error {
+	switch {
+	case !filepath.IsAbs(c.Root) || !filepath.IsAbs(c.State):
+		return fmt.Errorf("configuration: root %q and state %q must be absolute paths", c.Root, c.State)
+	case strings.ContainsAny(c.Root+c.State, ":,\\"):
+		return fmt.Errorf("configuration: root %q and state %q must not contain ':', ',' or '\\': they become mount options", c.Root, c.State)
+	case c.Convert != "off" && c.Convert != "background":
+		return fmt.Errorf("configuration: convert = %q, want off or background", c.Convert)
+	case c.ReadTimeout.Duration <= 0 || c.CacheBudget <= 0 || c.Connections <= 0 || c.ReadAhead < blockfmt.PageSize:
+		return fmt.Errorf("configuration: read_timeout, cache_budget and connections must be positive, read_ahead at least 4KiB")
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// workers bounds CPU-bound work such as decoding blocks.
+func workers() int { return max(2, runtime.GOMAXPROCS(0)) }
+
+// Duration is a time.Duration that is written as "1m30s".
+type Duration struct{ time.Duration }
+
+// UnmarshalText parses what time.ParseDuration does.
+func (d *Duration) UnmarshalText(text []byte) (err error) {
+	d.Duration, err = time.ParseDuration(string(text))
+	return err
+}
+
+// MarshalText is the inverse of UnmarshalText.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// Size is a number of bytes that is written as "512KiB", "40GiB" or a plain number.
+type Size int64
+
+var units = []struct {
+	suffix string
+	bytes  int64
+}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}, {"B", 1}, {"", 1}}
+
+// UnmarshalText parses a whole number with an optional unit B, KiB, MiB, GiB or TiB.
+func (s *Size) UnmarshalText(text []byte) error {
+	for _, u := range units {
+		number, ok := strings.CutSuffix(string(text), u.suffix)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64)
+		if err != nil || n < 0 || n > math.MaxInt64/u.bytes {
+			break
+		}
+		*s = Size(n * u.bytes)
+		return nil
+	}
+	return fmt.Errorf("size %q is not a whole number with an optional unit B, KiB, MiB, GiB or TiB", text)
+}
+
+// MarshalText writes the largest unit that loses nothing.
+func (s Size) MarshalText() ([]byte, error) {
+	for i := 3; i >= 0; i-- {
+		if s > 0 && int64(s)%units[i].bytes == 0 {
+			return fmt.Appendf(nil, "%d%s", int64(s)/units[i].bytes, units[i].suffix), nil
+		}
+	}
+	return fmt.Appendf(nil, "%dB", int64(s)), nil
+}

@@ -1,0 +1,267 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/xylem-project/xylem/agent/snapshotter"
+	"github.com/xylem-project/xylem/blockfmt"
+	"github.com/xylem-project/xylem/fuse/erofs"
+)
+
+// Images are the block images on this node and their mounts. It implements snapshotter.Images. Safe for concurrent use.
+type Images struct {
+	discovery   discovery
+	resolve     func(ctx context.Context, ref string) (origin, digest.Digest, error)
+	blobs       *blobs
+	mountDir    string
+	way         erofs.Way
+	readAhead   int
+	readTimeout time.Duration
+	prefetch    *prefetcher
+	unpacked    func(origin, digest.Digest) // an image has no block image
+	log         *slog.Logger
+	finds       singleflight.Group // by source digest
+
+	mu     sync.Mutex
+	images map[digest.Digest]*image    // by artifact digest
+	mounts map[digest.Digest]*mount    // by chain ID; entries stay
+	live   map[digest.Digest]bool      // chain IDs that containerd has snapshots of
+	misses map[digest.Digest]time.Time // source manifests without a block image, and until when that is believed
+}
+
+// missTTL is how long the answer "no block image" is believed. Pulls ask once a layer.
+const missTTL = 10 * time.Second
+
+// load reads the images that are on disk. Damaged ones are removed: they can be fetched again.
+func (s *Images) load() error {
+	entries, err := os.ReadDir(s.discovery.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		dir := filepath.Join(s.discovery.dir, e.Name())
+		im, err := openImage(dir)
+		if err == nil {
+			s.images[im.artifact.Digest] = im
+			for _, chain := range im.chains { // until containerd says otherwise
+				s.live[chain] = true
+			}
+			continue
+		}
+		if !strings.HasPrefix(e.Name(), ".tmp-") {
+			s.log.Warn("damaged image removed, it is fetched again when needed", "dir", dir, "err", err)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Resolve makes sure that the chain of layers can be mounted, finding the block image first if it is not here.
+func (s *Images) Resolve(ctx context.Context, req snapshotter.Request) error {
+	if s.hold(req.ChainID) {
+		return nil
+	}
+	if req.Ref == "" {
+		return fmt.Errorf("chain %s is of no known image: %w", req.ChainID, blockfmt.ErrNotFound)
+	}
+	o, source, err := s.source(ctx, req)
+	if err != nil {
+		return err
+	}
+	im, err := s.find(ctx, o, source)
+	if err != nil {
+		return err
+	}
+	if im.prefix(req.ChainID) == 0 {
+		return fmt.Errorf("block image %s has no layers %s: %w", im.artifact.Digest, req.ChainID, blockfmt.ErrNotFound)
+	}
+	s.hold(req.ChainID)
+	return nil
+}
+
+// Hold notes that containerd has a snapshot of the chain, so its image is kept. It reports whether the image is here.
+func (s *Images) hold(chain digest.Digest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	im, _ := s.lookup(chain)
+	if im != nil {
+		s.live[chain] = true
+	}
+	return im != nil
+}
+
+func (s *Images) source(ctx context.Context, req snapshotter.Request) (origin, digest.Digest, error) {
+	o, source, err := s.resolve(ctx, req.Ref)
+	if req.Manifest != "" {
+		source = req.Manifest
+	}
+	return o, source, err
+}
+
+// find returns the block image of a source manifest from this node or the registry.
+func (s *Images) find(ctx context.Context, o origin, source digest.Digest) (*image, error) {
+	s.mu.Lock()
+	for _, im := range s.images {
+		if im.artifact.Source.Digest == source {
+			s.mu.Unlock()
+			return im, nil
+		}
+	}
+	until := s.misses[source]
+	s.mu.Unlock()
+	if time.Now().Before(until) {
+		return nil, fmt.Errorf("no block image of %s: %w", source, blockfmt.ErrNotFound)
+	}
+	v, err, _ := s.finds.Do(source.String(), func() (any, error) {
+		start := time.Now()
+		im, err := s.discovery.find(context.WithoutCancel(ctx), o, source)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if err == nil {
+			s.images[im.artifact.Digest] = im
+			s.log.Info("block image found", "ref", o.Ref, "source", source, "image", im.artifact.Digest, "took", time.Since(start))
+			s.prefetch.start(im)
+		} else if errors.Is(err, blockfmt.ErrNotFound) {
+			s.misses[source] = time.Now().Add(missTTL)
+			s.unpacked(o, source)
+		}
+		return im, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.(*image), nil
+}
+
+// lookup returns an image of which the chain is a prefix, and the number of layers; the caller holds s.mu. The image that
+// the chain is the whole of comes first, because its metadata is at hand.
+func (s *Images) lookup(chain digest.Digest) (found *image, layers int) {
+	for _, im := range s.images {
+		if n := im.prefix(chain); n > 0 && (found == nil || n == len(im.chains)) {
+			found, layers = im, n
+		}
+	}
+	return found, layers
+}
+
+// Mount returns the directory at which the chain's tree is mounted read-only, mounting it if it is not. Every call is
+// given back by Unmount; the mount itself stays, with its page cache, until Forget.
+func (s *Images) Mount(ctx context.Context, chain digest.Digest) (string, error) {
+	m := s.mount(chain)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.mounted == nil {
+		s.mu.Lock()
+		im, n := s.lookup(chain)
+		s.mu.Unlock()
+		if im == nil {
+			return "", fmt.Errorf("mount %s: its block image is not on this node, pull the image again: %w", chain, blockfmt.ErrNotFound)
+		}
+		if err := m.mount(ctx, s, im, n); err != nil {
+			return "", fmt.Errorf("mount the first %d layers of %s: %w", n, im.artifact.Digest, err)
+		}
+	}
+	m.users.Add(1)
+	return m.dir, nil
+}
+
+// Unmount gives one Mount back.
+func (s *Images) Unmount(_ context.Context, chain digest.Digest) error {
+	m := s.mount(chain)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.users.Load() == 0 {
+		return fmt.Errorf("unmount %s: it has no users", chain)
+	}
+	m.users.Add(-1)
+	return nil
+}
+
+// Forget unmounts the chain and, when containerd has no snapshot of any chain of an image any more, removes the image.
+func (s *Images) Forget(ctx context.Context, chain digest.Digest) error {
+	m := s.mount(chain)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if n := m.users.Load(); n > 0 {
+		return fmt.Errorf("forget %s: it has %d users", chain, n)
+	}
+	err := m.unmount(ctx, s)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.live, chain)
+	for id, im := range s.images {
+		if im.prefix(chain) == 0 || slices.ContainsFunc(im.chains, func(c digest.Digest) bool { return s.live[c] }) {
+			continue
+		}
+		delete(s.images, id)
+		s.log.Info("image removed", "ref", im.origin.Ref, "image", id)
+		err = errors.Join(err, os.RemoveAll(im.dir))
+	}
+	return err
+}
+
+func (s *Images) mount(chain digest.Digest) *mount {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.mounts[chain]
+	if m == nil {
+		m = &mount{dir: filepath.Join(s.mountDir, chain.Encoded()[:24])}
+		s.mounts[chain] = m
+	}
+	return m
+}
+
+// close unmounts everything. Mounts that containers use are detached: what the kernel has cached of them stays readable.
+func (s *Images) close(ctx context.Context) error {
+	s.mu.Lock()
+	mounts := make([]*mount, 0, len(s.mounts))
+	for _, m := range s.mounts {
+		mounts = append(mounts, m)
+	}
+	s.mu.Unlock()
+	var err error
+	for _, m := range mounts {
+		m.mu.Lock()
+		err = errors.Join(err, m.unmount(ctx, s))
+		m.mu.Unlock()
+	}
+	return err
+}
+
+// list returns the images on this node, by reference.
+func (s *Images) list() []ImageInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]ImageInfo, 0, len(s.images))
+	for id, im := range s.images {
+		info := ImageInfo{Ref: im.origin.Ref, Image: id, Source: im.artifact.Source.Digest, Layers: len(im.chains), Recorded: im.hasRecord()}
+		for _, ix := range im.indexes {
+			info.Blocks += ix.Len()
+		}
+		for _, chain := range im.chains {
+			if m := s.mounts[chain]; m != nil {
+				info.Users += int(m.users.Load())
+			}
+		}
+		out = append(out, info)
+	}
+	slices.SortFunc(out, func(a, b ImageInfo) int {
+		return cmp.Or(strings.Compare(a.Ref, b.Ref), strings.Compare(string(a.Image), string(b.Image)))
+	})
+	return out
+}

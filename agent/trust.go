@@ -1,0 +1,49 @@
+package agent
+
+import (
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"os"
+
+	"github.com/xylem-project/xylem/blockfmt/convert"
+)
+
+// readPublicKeys reads PEM files (PKIX, "PUBLIC KEY") of ed25519 public keys, one or more a file.
+func readPublicKeys(files []string) ([]ed25519.PublicKey, error) {
+	var keys []ed25519.PublicKey
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("trusted key: %w", err)
+		}
+		before := len(keys)
+		for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+			parsed, err := x509.ParsePKIXPublicKey(block.Bytes)
+			key, ok := parsed.(ed25519.PublicKey)
+			if err != nil || !ok {
+				return nil, fmt.Errorf("trusted key %s: want ed25519 public keys in PEM form (PUBLIC KEY)", file)
+			}
+			keys = append(keys, key)
+		}
+		if len(keys) == before {
+			return nil, fmt.Errorf("trusted key %s: no PEM block in it", file)
+		}
+	}
+	return keys, nil
+}
+
+// trustedKeys are the converters whose block images are used here: those configured and this node's own, which is made
+// if there is none.
+func trustedKeys(cfg Config) ([]ed25519.PublicKey, error) {
+	keys, err := readPublicKeys(cfg.TrustedKeys)
+	if err != nil {
+		return nil, err
+	}
+	own, err := convert.GenerateKey(cfg.KeyFile())
+	if err != nil {
+		return nil, err
+	}
+	return append(keys, own.Public().(ed25519.PublicKey)), nil
+}
