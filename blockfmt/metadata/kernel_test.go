@@ -108,26 +108,31 @@ func describeInode(in *Inode, links uint64) string {
 
 func checkXattrs(t tester, full string, in *Inode) {
 	t.Helper()
-	names := make([]byte, 1<<17)
-	n, err := unix.Llistxattr(full, names)
-	if err != nil {
-		t.Errorf("%q: listxattr: %v", full, err)
-		return
-	}
-	got := make(map[string]string)
-	for name := range strings.SplitSeq(strings.TrimSuffix(string(names[:n]), "\x00"), "\x00") {
-		if name != "" {
-			value := make([]byte, 1<<16)
-			n, err := unix.Lgetxattr(full, name, value)
-			if err != nil {
-				t.Errorf("%q: getxattr %q: %v", full, name, err)
-			}
-			got[name] = string(value[:max(n, 0)])
-		}
-	}
-	if !maps.Equal(got, in.Xattrs) {
+	if got := readXattrs(t, full); !maps.Equal(got, in.Xattrs) {
 		t.Errorf("%q: xattrs %.500q, want %.500q", full, got, in.Xattrs)
 	}
+}
+
+func readXattrs(t tester, full string) map[string]string {
+	t.Helper()
+	names := make([]byte, 1<<16)
+	n, err := unix.Llistxattr(full, names)
+	if err != nil {
+		t.Fatalf("%q: listxattr: %v", full, err)
+	}
+	xattrs := make(map[string]string)
+	for name := range strings.SplitSeq(string(names[:n]), "\x00") {
+		if name == "" {
+			continue
+		}
+		value := make([]byte, 1<<16)
+		n, err := unix.Lgetxattr(full, name, value)
+		if err != nil {
+			t.Fatalf("%q: getxattr %q: %v", full, name, err)
+		}
+		xattrs[name] = string(value[:n])
+	}
+	return xattrs
 }
 
 func checkKernelContent(t tester, full string, in *Inode) {

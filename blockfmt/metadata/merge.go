@@ -16,7 +16,8 @@ const (
 // Merge returns the tree that results from laying layers over each other, bottom first, as overlayfs shows it: whiteouts
 // (character devices 0/0) delete, directories merge unless the upper one carries trusted.overlay.opaque=y, everything else
 // replaces. The result has the devices of all layers one after the other, neither whiteouts nor trusted.overlay
-// attributes, and no Implicit or LinkTo; it fails with ErrCorrupt if a LinkTo leads nowhere.
+// attributes, and no Implicit or LinkTo; it fails with ErrCorrupt if a LinkTo leads nowhere. Unlike overlayfs, it respects an
+// opaque root, as the OCI image specification has it.
 //
 // An implicit directory above a symlink of a lower layer means the directory that the symlink leads to, because that is
 // where unpacking a tar puts what is below it.

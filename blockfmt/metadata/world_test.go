@@ -63,11 +63,17 @@ type world struct {
 
 func newWorld(t tester, dir string, tree *Tree) *world {
 	t.Helper()
+	return newLayerWorld(t, dir, tree, 0)
+}
+
+// newLayerWorld fills the devices as if they came behind that many others.
+func newLayerWorld(t tester, dir string, tree *Tree, others int) *world {
+	t.Helper()
 	w := &world{tree: tree, image: filepath.Join(dir, "image.erofs")}
 	writeFile(t, w.image, encode(t, tree))
 	for i, d := range tree.Devices {
 		b := make([]byte, d.Size)
-		deviceBytes(b, i, 0)
+		deviceBytes(b, others+i, 0)
 		w.devices = append(w.devices, filepath.Join(dir, fmt.Sprintf("device%d", i)))
 		writeFile(t, w.devices[i], b)
 	}
