@@ -1,7 +1,7 @@
 // Package fetch holds the policies on the way of the data: each is a decorator that makes a blockfmt.Source of another
 // one, in its own file. A node's stack, from the reader down, is
 //
-//	Deadline(Coalesced(Cached(disk, Retry(Fallback(Verified(parent), Verified(Limited(Ranged(registry))))))))
+//	Deadline(Coalesced(Cached(disk, Fallback(Retry(Verified(Limited(parent))), Retry(Verified(Ranged(registry)))))))
 //
 // Two lanes run through it: a read is a demand read unless its context comes from Background. Where things queue, demand
 // goes first, and a demand read that joins a block which is being prefetched takes it along into its lane.
