@@ -114,6 +114,9 @@ func (d *Daemon) run() error {
 	defer log.Close()
 	d.cmd = exec.Command(d.opts.Binary, "--config", d.configPath())
 	d.cmd.Stdout, d.cmd.Stderr = log, log
+	if filepath.IsAbs(d.opts.Binary) { // with the shim beside it, not the one of another version in PATH
+		d.cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(d.opts.Binary)+":"+os.Getenv("PATH"))
+	}
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	if err := d.cmd.Start(); err != nil {
 		return err

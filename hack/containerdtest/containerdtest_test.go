@@ -3,11 +3,13 @@ package containerdtest
 import (
 	"io"
 	"log"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,7 +18,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// program prints what the test looks for, then waits until it is killed if told so.
+// program prints what the test looks for, then waits until it is killed if told so. Its argument "write" makes it change
+// its file system.
 const program = `package main
 
 import (
@@ -26,8 +29,21 @@ import (
 
 func main() {
 	fmt.Println("hello from", os.Args[1])
-	if os.Args[1] == "forever" {
+	if _, err := os.Stat("/lazy"); err == nil {
+		fmt.Println("on a tree")
+	}
+	layer, _ := os.ReadFile("/etc/layer")
+	fmt.Println("layer", string(layer))
+	switch os.Args[1] {
+	case "forever":
 		select {}
+	case "write":
+		if err := os.WriteFile("/etc/written", []byte("by the container"), 0o644); err != nil {
+			panic(err)
+		}
+		if err := os.Remove("/etc/layer"); err != nil {
+			panic(err)
+		}
 	}
 }
 `
@@ -70,8 +86,21 @@ func run(t *testing.T, cmd *exec.Cmd) string {
 	return string(out)
 }
 
-// push puts the program's image into a registry on loopback and returns its host and reference.
-func push(t *testing.T) (host, ref string) {
+// source is a registry on loopback with the test program's image, whose two layers are files of one.
+type source struct {
+	host, ref string
+
+	mu    sync.Mutex
+	blobs int // blobs that were downloaded, the config among them
+}
+
+func (s *source) downloads() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.blobs
+}
+
+func push(t *testing.T) *source {
 	t.Helper()
 	path, err := BuildProgram(t.Context(), t.TempDir(), program)
 	if err != nil {
@@ -85,26 +114,35 @@ func push(t *testing.T) (host, ref string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	s := &source{}
+	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+			s.mu.Lock()
+			s.blobs++
+			s.mu.Unlock()
+		}
+		handler.ServeHTTP(w, r)
+	}))
 	t.Cleanup(server.Close)
-	host = strings.TrimPrefix(server.URL, "http://")
-	ref = host + "/hello:1"
-	tag, err := name.ParseReference(ref)
+	s.host = strings.TrimPrefix(server.URL, "http://")
+	s.ref = s.host + "/hello:1"
+	tag, err := name.ParseReference(s.ref)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := remote.Write(tag, img); err != nil {
 		t.Fatal(err)
 	}
-	return host, ref
+	return s
 }
 
 func TestPullAndRun(t *testing.T) {
-	host, ref := push(t)
-	d := start(t, Options{Registries: []string{host}})
-	run(t, d.Ctr(t.Context(), "image", "pull", "--plain-http", ref))
+	src := push(t)
+	d := start(t, Options{Registries: []string{src.host}})
+	run(t, d.Ctr(t.Context(), "image", "pull", "--plain-http", src.ref))
 	id := filepath.Base(d.Dir)
-	if out := run(t, d.Ctr(t.Context(), "run", "--rm", ref, id, "/bin/program", "inside")); out != "hello from inside\n" {
+	if out := run(t, d.Ctr(t.Context(), "run", "--rm", src.ref, id, "/bin/program", "inside")); out != "hello from inside\nlayer 2\n" {
 		t.Errorf("container printed %q", out)
 	}
 }
@@ -118,11 +156,11 @@ func TestCRIServes(t *testing.T) {
 
 // TestStopAfterKill leaves a container without its daemon behind, which Stop has to find all the same.
 func TestStopAfterKill(t *testing.T) {
-	host, ref := push(t)
-	d := start(t, Options{Registries: []string{host}})
-	run(t, d.Ctr(t.Context(), "image", "pull", "--plain-http", ref))
+	src := push(t)
+	d := start(t, Options{Registries: []string{src.host}})
+	run(t, d.Ctr(t.Context(), "image", "pull", "--plain-http", src.ref))
 	id := filepath.Base(d.Dir)
-	run(t, d.Ctr(t.Context(), "run", "-d", ref, id, "/bin/program", "forever"))
+	run(t, d.Ctr(t.Context(), "run", "-d", src.ref, id, "/bin/program", "forever"))
 	if err := d.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -139,15 +177,15 @@ func TestStopAfterKill(t *testing.T) {
 
 // TestRestart continues with what an earlier daemon on the same directory had.
 func TestRestart(t *testing.T) {
-	host, ref := push(t)
-	d := start(t, Options{Registries: []string{host}})
-	run(t, d.Ctr(t.Context(), "image", "pull", "--plain-http", ref))
+	src := push(t)
+	d := start(t, Options{Registries: []string{src.host}})
+	run(t, d.Ctr(t.Context(), "image", "pull", "--plain-http", src.ref))
 	if err := d.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	d = start(t, Options{Dir: d.Dir})
-	if out := run(t, d.Ctr(t.Context(), "image", "ls", "-q")); strings.TrimSpace(out) != ref {
-		t.Errorf("images after restart: %q, want %q", out, ref)
+	if out := run(t, d.Ctr(t.Context(), "image", "ls", "-q")); strings.TrimSpace(out) != src.ref {
+		t.Errorf("images after restart: %q, want %q", out, src.ref)
 	}
 }
 
