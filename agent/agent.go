@@ -131,13 +131,13 @@ func (a *agent) startImages(ctx context.Context, stop *closers) error {
 		return err
 	}
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	s := &stacks{store: a.cache, place: a.place, build: a.remote, open: map[string]blockfmt.Source{}}
+	s := &stacks{store: a.cache, place: a.place, requests: a.cfg.Connections, timeout: a.cfg.ReadTimeout.Duration, open: map[string]blockfmt.Source{}}
 	stop.add(s.close)
 	b := &blobs{cache: a.cache, server: a.server, source: s.source, open: map[digest.Digest]*blob{}}
 	a.images = &Images{
 		discovery: discovery{dir: a.dir("images"), place: a.place, trusted: keys, log: a.cfg.Log},
 		resolve:   a.resolve, blobs: b, mountDir: filepath.Join(a.cfg.State, "mounts"), way: way, readAhead: int(a.cfg.ReadAhead), readTimeout: a.cfg.ReadTimeout.Duration,
-		prefetch: &prefetcher{blobs: b, enabled: a.cfg.Prefetch, limit: 2 * a.cfg.Connections, log: a.cfg.Log, ctx: running},
+		prefetch: &prefetcher{blobs: b, enabled: a.cfg.Prefetch, workers: 2 * a.cfg.Connections, log: a.cfg.Log, ctx: running},
 		unpacked: func(origin, digest.Digest) {},
 		log:      a.cfg.Log,
 		images:   map[digest.Digest]*image{}, mounts: map[digest.Digest]*mount{}, live: map[digest.Digest]bool{}, misses: map[digest.Digest]time.Time{},

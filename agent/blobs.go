@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/xylem-project/xylem/agent/cache"
+	"github.com/xylem-project/xylem/agent/fetch"
 	"github.com/xylem-project/xylem/blockfmt"
 	"github.com/xylem-project/xylem/fuse"
 )
@@ -30,6 +31,7 @@ type blobs struct {
 // blob is one open blob. It is what the FUSE server reads from.
 type blob struct {
 	file     *cache.File
+	ahead    *fetch.Readahead
 	digest   digest.Digest
 	recorder atomic.Pointer[recorder] // nil: nobody records
 	id       uint64
@@ -65,11 +67,13 @@ func (s *blobs) acquire(im *image, layer int) (*blob, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.cache.OpenFile(ix, src, nil)
-	if err != nil {
-		return nil, fmt.Errorf("open blob %s: %w", ix.Blob(), err)
+	b := &blob{digest: ix.Blob(), id: s.next, users: 1}
+	b.ahead = fetch.NewReadahead(fetch.ReadaheadConfig{Blocks: ix.Len(), Prefetch: func(ctx context.Context, block int) error {
+		return b.file.Prefetch(ctx, block)
+	}})
+	if b.file, err = s.cache.OpenFile(ix, src, b.ahead.Touched); err != nil {
+		return nil, errors.Join(fmt.Errorf("open blob %s: %w", ix.Blob(), err), b.ahead.Close())
 	}
-	b := &blob{file: f, digest: ix.Blob(), id: s.next, users: 1}
 	s.next++
 	s.open[ix.Blob()] = b
 	return b, nil
@@ -105,5 +109,5 @@ func (s *blobs) release(b *blob) error {
 	if b.served {
 		err = s.server.Remove(b.id)
 	}
-	return errors.Join(err, b.file.Close())
+	return errors.Join(err, b.ahead.Close(), b.file.Close())
 }

@@ -7,18 +7,16 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/xylem-project/xylem/agent/fetch"
 	"github.com/xylem-project/xylem/blockfmt"
 )
 
 // A prefetcher fetches the startup blocks of images as soon as they are known, in recorded order, while their containers
-// are still being created. Demand reads go first: see fetch.Limited.
+// are still being created. Demand reads go first.
 type prefetcher struct {
 	blobs   *blobs
 	enabled bool
-	limit   int // concurrent blocks of one image
+	workers int // blocks of one image at a time
 	log     *slog.Logger
 
 	ctx context.Context // ends at shutdown
@@ -42,29 +40,27 @@ func (p *prefetcher) start(im *image) {
 }
 
 func (p *prefetcher) run(im *image, record blockfmt.Record) (err error) {
-	open := make([]*blob, len(im.indexes))
+	open := map[blockfmt.Ref]*blob{} // by the block
 	defer func() {
 		for _, b := range open {
-			if b != nil {
-				err = errors.Join(err, p.blobs.release(b))
-			}
+			err = errors.Join(err, p.blobs.release(b))
 		}
 	}()
-	g, ctx := errgroup.WithContext(fetch.Background(p.ctx))
-	g.SetLimit(p.limit)
+	order := make([]blockfmt.Ref, 0, len(record))
 	for _, pos := range record {
-		if open[pos.Layer] == nil {
-			if open[pos.Layer], err = p.blobs.acquire(im, pos.Layer); err != nil {
-				break
-			}
+		ref := im.indexes[pos.Layer].Ref(pos.Block)
+		if open[ref] != nil {
+			continue
 		}
-		b := open[pos.Layer]
-		if ctx.Err() != nil {
-			break
+		if open[ref], err = p.blobs.acquire(im, pos.Layer); err != nil {
+			delete(open, ref)
+			return err
 		}
-		g.Go(func() error { return b.file.Prefetch(ctx, pos.Block) })
+		order = append(order, ref)
 	}
-	return errors.Join(err, g.Wait())
+	return fetch.Prefetcher{Order: order, Workers: p.workers, Fetch: func(ctx context.Context, ref blockfmt.Ref) error {
+		return open[ref].file.Prefetch(ctx, ref.Number)
+	}}.Run(p.ctx)
 }
 
 // wait returns when no prefetch runs any more; p.ctx must have ended.

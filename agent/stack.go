@@ -1,8 +1,8 @@
 package agent
 
 import (
-	"errors"
 	"sync"
+	"time"
 
 	"github.com/xylem-project/xylem/agent/fetch"
 	"github.com/xylem-project/xylem/blockfmt"
@@ -10,11 +10,12 @@ import (
 
 // stacks are the Sources that blocks come through, one for every place they are fetched from:
 //
-//	Coalesced(Cached(disk, Verified(place)))
+//	Deadline(Coalesced(Cached(disk, Retry(Verified(Ranged(place))))))
 type stacks struct {
-	store blockfmt.Store
-	place func(origin) (place, error)
-	build func(place) (blockfmt.Source, func() error)
+	store    blockfmt.Store
+	place    func(origin) (place, error)
+	requests int           // at a time, to one place
+	timeout  time.Duration // of one read
 
 	mu   sync.Mutex
 	open map[string]blockfmt.Source
@@ -32,19 +33,21 @@ func (s *stacks) source(o origin) (blockfmt.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	remote, stop := s.build(from)
-	coalesced := fetch.Coalesced(fetch.Cached(s.store, fetch.Verified(remote)))
-	s.stop.add(stop)
-	s.stop.add(coalesced.Close)
-	s.open[o.String()] = coalesced
-	return coalesced, nil
+	ranged := fetch.Ranged(from, fetch.RangedConfig{Requests: s.requests})
+	remote := fetch.Retry(fetch.Verified(ranged), fetch.RetryConfig{})
+	coalesced := fetch.Coalesced(fetch.Cached(s.store, remote))
+	s.stop.add(ranged.Close)
+	s.stop.add(coalesced.Close) // first: it waits for what it asked of ranged
+	src := fetch.Deadline(coalesced, s.timeout)
+	s.open[o.String()] = src
+	return src, nil
 }
 
 // close ends all fetches that are under way.
 func (s *stacks) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err := s.stop.close()
+	stop := s.stop
 	s.open, s.stop = map[string]blockfmt.Source{}, nil
-	return errors.Join(err)
+	return stop.close()
 }

@@ -28,6 +28,7 @@ type blob struct {
 	mu       sync.Mutex // guards what follows
 	dir      string     // "sparse" or "complete"
 	fills    map[int]*fill
+	files    map[*File]bool
 	sums     []byte // CRC-32C of each block that is there, 4 bytes each
 	left     int    // blocks that are not there
 	fresh    int64  // bytes on disk that count for the budget
@@ -56,7 +57,7 @@ func (c *Cache) openBlob(ix *blockfmt.Index) (*blob, error) {
 	if b != nil {
 		return b, nil
 	}
-	b = &blob{cache: c, ix: ix, name: name, refs: 1, fills: map[int]*fill{}, dir: "sparse", good: newBitmap(ix.Len()), have: newBitmap(ix.Len())}
+	b = &blob{cache: c, ix: ix, name: name, refs: 1, fills: map[int]*fill{}, files: map[*File]bool{}, dir: "sparse", good: newBitmap(ix.Len()), have: newBitmap(ix.Len())}
 	m := newMap(ix, sum, c.cfg.BootID)
 	err := error(fs.ErrNotExist)
 	if idle != nil {
@@ -137,6 +138,16 @@ func (b *blob) adopt(m *blockMap) {
 		}
 	}
 	b.complete = b.dir == "complete" && b.left == 0
+}
+
+// anyFile returns one of the Files, nil if there are none.
+func (b *blob) anyFile() *File {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for f := range b.files {
+		return f
+	}
+	return nil
 }
 
 func (b *blob) inComplete() bool {

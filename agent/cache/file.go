@@ -33,6 +33,9 @@ func (c *Cache) OpenFile(ix *blockfmt.Index, source blockfmt.Source, touched fun
 	if touched != nil {
 		f.touched = newBitmap(ix.Len())
 	}
+	b.mu.Lock()
+	b.files[f] = true
+	b.mu.Unlock()
 	b.maybeFinish()
 	return f, nil
 }
@@ -42,6 +45,9 @@ func (f *File) Close() error {
 	if f.closed.Swap(true) {
 		return nil
 	}
+	f.blob.mu.Lock()
+	delete(f.blob.files, f)
+	f.blob.mu.Unlock()
 	f.blob.cache.opening.Lock()
 	defer f.blob.cache.opening.Unlock()
 	return f.blob.release()
