@@ -65,7 +65,10 @@ func (a *agent) control(mux *http.ServeMux) {
 		return RecordingResult{Profile: string(p.Encode())}, err
 	}))
 	handle("GET /v1/cache", func(*http.Request) (any, error) { return a.cache.List(), nil })
-	handle("POST /v1/cache/gc", func(r *http.Request) (any, error) { return a.cache.GC(r.Context()) })
+	handle("POST /v1/cache/gc", func(r *http.Request) (any, error) {
+		removed, err := a.images.prune(r.Context())
+		return GCResult{FreedBytes: a.cache.GC(0), Images: removed}, err
+	})
 	handle("POST /v1/cache/scrub", func(r *http.Request) (any, error) { return a.cache.Scrub(r.Context(), 0) })
 }
 

@@ -50,6 +50,12 @@ type ImageInfo struct {
 	Users    int           `json:"users"`    // containers and mounts
 }
 
+// GCResult says what a garbage collection removed.
+type GCResult struct {
+	FreedBytes int64           `json:"freed_bytes"`
+	Images     []digest.Digest `json:"images"` // block images that nothing used
+}
+
 // Client calls an agent through its admin socket.
 type Client struct{ http http.Client }
 
@@ -97,12 +103,12 @@ func (c *Client) CacheList(ctx context.Context) (r []cache.BlobInfo, err error) 
 }
 
 // CacheGC removes what no mount needs from the block cache.
-func (c *Client) CacheGC(ctx context.Context) (r cache.GCResult, err error) {
+func (c *Client) CacheGC(ctx context.Context) (r GCResult, err error) {
 	return r, c.call(ctx, http.MethodPost, "/v1/cache/gc", nil, &r)
 }
 
 // CacheScrub hashes everything in the block cache again and removes what is damaged.
-func (c *Client) CacheScrub(ctx context.Context) (r cache.ScrubResult, err error) {
+func (c *Client) CacheScrub(ctx context.Context) (r cache.ScrubReport, err error) {
 	return r, c.call(ctx, http.MethodPost, "/v1/cache/scrub", nil, &r)
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -204,15 +205,38 @@ func (s *Images) Forget(ctx context.Context, chain digest.Digest) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.live, chain)
+	_, e := s.removeUnused(func(im *image) bool { return im.prefix(chain) > 0 })
+	return errors.Join(err, e)
+}
+
+// prune removes the images of which containerd has no snapshot and that nobody has mounted, and says which.
+func (s *Images) prune(ctx context.Context) ([]digest.Digest, error) {
+	err := s.unmountAll(ctx, func(chain digest.Digest, m *mount) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return !s.live[chain] && m.users.Load() == 0
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	removed, e := s.removeUnused(func(*image) bool { return true })
+	return removed, errors.Join(err, e)
+}
+
+// removeUnused removes those of the candidates that nothing needs; the caller holds s.mu.
+func (s *Images) removeUnused(candidate func(*image) bool) (removed []digest.Digest, err error) {
+	needed := func(c digest.Digest) bool {
+		m := s.mounts[c]
+		return s.live[c] || (m != nil && m.users.Load() > 0)
+	}
 	for id, im := range s.images {
-		if im.prefix(chain) == 0 || slices.ContainsFunc(im.chains, func(c digest.Digest) bool { return s.live[c] }) {
+		if !candidate(im) || slices.ContainsFunc(im.chains, needed) {
 			continue
 		}
 		delete(s.images, id)
 		s.log.Info("image removed", "ref", im.origin.Ref, "image", id)
-		err = errors.Join(err, os.RemoveAll(im.dir))
+		removed, err = append(removed, id), errors.Join(err, os.RemoveAll(im.dir))
 	}
-	return err
+	return removed, err
 }
 
 func (s *Images) mount(chain digest.Digest) *mount {
@@ -228,16 +252,19 @@ func (s *Images) mount(chain digest.Digest) *mount {
 
 // close unmounts everything. Mounts that containers use are detached: what the kernel has cached of them stays readable.
 func (s *Images) close(ctx context.Context) error {
+	return s.unmountAll(ctx, func(digest.Digest, *mount) bool { return true })
+}
+
+// unmountAll unmounts the mounts for which which says so; it is called with the mount locked.
+func (s *Images) unmountAll(ctx context.Context, which func(digest.Digest, *mount) bool) (err error) {
 	s.mu.Lock()
-	mounts := make([]*mount, 0, len(s.mounts))
-	for _, m := range s.mounts {
-		mounts = append(mounts, m)
-	}
+	mounts := maps.Clone(s.mounts)
 	s.mu.Unlock()
-	var err error
-	for _, m := range mounts {
+	for chain, m := range mounts {
 		m.mu.Lock()
-		err = errors.Join(err, m.unmount(ctx, s))
+		if which(chain, m) {
+			err = errors.Join(err, m.unmount(ctx, s))
+		}
 		m.mu.Unlock()
 	}
 	return err

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"time"
 
@@ -26,10 +27,7 @@ func (s *Images) saveRecords(ctx context.Context) {
 		case <-tick.C:
 		}
 		s.mu.Lock()
-		mounts := make([]*mount, 0, len(s.mounts))
-		for _, m := range s.mounts {
-			mounts = append(mounts, m)
-		}
+		mounts := maps.Clone(s.mounts)
 		s.mu.Unlock()
 		for _, m := range mounts {
 			m.mu.Lock()
