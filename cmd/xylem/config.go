@@ -1,0 +1,70 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+	"golang.org/x/term"
+
+	"github.com/xylem-project/xylem/agent"
+)
+
+// defaultConfigFile is read if it exists and no other is named.
+const defaultConfigFile = "/etc/xylem/agent.toml"
+
+// loadConfig reads the agent's configuration file, strictly: a key that does not exist is an error, because a
+// misspelt one would silently mean its default. With an empty name, the default file may be missing.
+func loadConfig(name string) (agent.Config, error) {
+	config := agent.Default()
+	optional := name == ""
+	if optional {
+		name = defaultConfigFile
+	}
+	f, err := os.Open(name)
+	if optional && errors.Is(err, fs.ErrNotExist) {
+		return config, nil
+	}
+	if err != nil {
+		return config, fmt.Errorf("configuration: %w", err)
+	}
+	defer f.Close()
+	if err := decodeConfig(f, &config); err != nil {
+		return config, fmt.Errorf("configuration %s: %w", name, err)
+	}
+	return config, nil
+}
+
+func decodeConfig(r io.Reader, config *agent.Config) error {
+	err := toml.NewDecoder(r).DisallowUnknownFields().Decode(config)
+	var unknown *toml.StrictMissingError
+	var wrong *toml.DecodeError
+	switch {
+	case errors.As(err, &unknown) && len(unknown.Errors) > 0:
+		line, _ := unknown.Errors[0].Position()
+		return fmt.Errorf("line %d: there is no key %q", line, strings.Join(unknown.Errors[0].Key(), "."))
+	case errors.As(err, &wrong):
+		line, _ := wrong.Position()
+		return fmt.Errorf("line %d: %w", line, err)
+	}
+	return err
+}
+
+// newLogger logs for people on a terminal, JSON elsewhere.
+func newLogger(w io.Writer, level slog.Level) *slog.Logger {
+	options := &slog.HandlerOptions{Level: level}
+	if isTerminal(w) {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+func isTerminal(f any) bool {
+	file, ok := f.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
+}

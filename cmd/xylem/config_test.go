@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/xylem-project/xylem/agent"
+)
+
+func TestConfigIsStrict(t *testing.T) {
+	tests := []struct{ name, text, err string }{
+		{"unknown key", "root = \"/r\"\ncache_bugdet = \"1GiB\"\n", `line 2: there is no key "cache_bugdet"`},
+		{"unknown nested key", "[registries.\"example.com\"]\nplain = true\n", `line 2: there is no key "registries.example.com.plain"`},
+		{"wrong type", "connections = \"many\"\n", "line 1"},
+		{"wrong size", "cache_budget = \"40 apples\"\n", "40 apples"},
+		{"wrong duration", "read_timeout = \"soon\"\n", "soon"},
+		{"no TOML", "this is no TOML\n", "line 1"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			config := agent.Default()
+			err := decodeConfig(strings.NewReader(test.text), &config)
+			if err == nil || !strings.Contains(err.Error(), test.err) {
+				t.Fatalf("got %v, want %q", err, test.err)
+			}
+			if strings.Contains(err.Error(), "\n") {
+				t.Errorf("error has several lines: %q", err)
+			}
+		})
+	}
+}
+
+func TestConfigKeepsDefaultsAndTakesValues(t *testing.T) {
+	config := agent.Default()
+	text := "cache_budget = \"3GiB\"\nread_timeout = \"1m30s\"\ntrusted_keys = [\"/k.pub\"]\n[registries.\"r.example:5000\"]\nplain_http = true\n"
+	if err := decodeConfig(strings.NewReader(text), &config); err != nil {
+		t.Fatal(err)
+	}
+	want := agent.Default()
+	want.CacheBudget, want.ReadTimeout.Duration, want.TrustedKeys = 3<<30, 90*time.Second, []string{"/k.pub"}
+	want.Registries = map[string]agent.RegistryConfig{"r.example:5000": {PlainHTTP: true}}
+	if !reflect.DeepEqual(config, want) {
+		t.Errorf("got %+v, want %+v", config, want)
+	}
+}
+
+// What --print-config prints is a configuration file that means the same.
+func TestPrintConfigRoundTrip(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "agent.toml")
+	if err := os.WriteFile(file, []byte("root = \"/from/file\"\nconnections = 3\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out, stderr bytes.Buffer
+	args := []string{"--config", file, "--state", "/from/flag", "agent", "--admin", "", "--cache-budget", "7MiB", "--mount-way", "loop", "--print-config"}
+	if code := run(t.Context(), stdio{nil, &out, &stderr}, args); code != 0 {
+		t.Fatalf("exit code %d, stderr %q", code, stderr.String())
+	}
+	var got agent.Config
+	if err := decodeConfig(&out, &got); err != nil {
+		t.Fatal(err)
+	}
+	want := agent.Default()
+	want.Root, want.State, want.Admin, want.CacheBudget, want.MountWay, want.Connections = "/from/file", "/from/flag", "", 7<<20, "loop", 3
+	got.TrustedKeys, got.Registries = nil, nil // empty and missing are the same
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+// The manual has every key, with the default that the code has.
+func TestManualListsEveryKey(t *testing.T) {
+	manual, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := toml.Marshal(agent.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var defaults map[string]any
+	if err := toml.Unmarshal(text, &defaults); err != nil {
+		t.Fatal(err)
+	}
+	fields := reflect.TypeFor[agent.Config]()
+	for i := range fields.NumField() {
+		key := fields.Field(i).Tag.Get("toml")
+		if key == "-" {
+			continue
+		}
+		row := "| `" + key + "` | "
+		if v, ok := defaults[key]; ok && reflect.TypeOf(v).Kind() != reflect.Slice && reflect.TypeOf(v).Kind() != reflect.Map {
+			one, err := toml.Marshal(map[string]any{key: v})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, value, _ := strings.Cut(strings.TrimSpace(string(one)), " = ")
+			row += "`" + strings.ReplaceAll(value, "'", `"`) + "` |"
+		}
+		if !strings.Contains(string(manual), row) {
+			t.Errorf("docs/operations.md has no row %q", row)
+		}
+	}
+}

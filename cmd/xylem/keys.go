@@ -1,0 +1,81 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/xylem-project/xylem/blockfmt"
+	"github.com/xylem-project/xylem/blockfmt/convert"
+)
+
+func newKey(a *app) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use: "key", Short: "Print the public half of the converter's key, for trusted_keys of agents", Args: usage(cobra.NoArgs),
+		Long: "Key prints the public half of the converter's key in PEM form. Put it into a file on every node and list that file in\n" +
+			"trusted_keys of the agent's configuration. The key is made if there is none.",
+	}
+	cmd.Flags().StringVar(&file, "key", "", "`file` of the private key (default converter.key in --root)")
+	cmd.RunE = func(*cobra.Command, []string) error {
+		if file == "" {
+			file = a.config.KeyFile()
+		}
+		key, err := convert.GenerateKey(file)
+		if err != nil {
+			return advise(err, "name another file with --key")
+		}
+		der, err := x509.MarshalPKIXPublicKey(key.Public())
+		if err != nil {
+			return err
+		}
+		return pem.Encode(a.out, &pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	}
+	return cmd
+}
+
+// publicKeys reads the PEM files with the public keys of trusted converters.
+func publicKeys(files []string) ([]ed25519.PublicKey, error) {
+	var keys []ed25519.PublicKey
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("trusted key: %w", err)
+		}
+		before := len(keys)
+		for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+			parsed, err := x509.ParsePKIXPublicKey(block.Bytes)
+			key, ok := parsed.(ed25519.PublicKey)
+			if err != nil || !ok {
+				return nil, fmt.Errorf("trusted key %s: want ed25519 public keys in PEM form (PUBLIC KEY)", file)
+			}
+			keys = append(keys, key)
+		}
+		if len(keys) == before {
+			return nil, fmt.Errorf("trusted key %s: no PEM block in it", file)
+		}
+	}
+	return keys, nil
+}
+
+// trusted returns the keys that an agent with this configuration trusts: those it lists, and the node's own.
+func (a *app) trusted() ([]ed25519.PublicKey, error) {
+	keys, err := publicKeys(a.config.TrustedKeys)
+	if err != nil {
+		return nil, err
+	}
+	own, err := convert.LoadKey(a.config.KeyFile())
+	switch {
+	case err == nil:
+		keys = append(keys, own.Public().(ed25519.PublicKey))
+	case !errors.Is(err, blockfmt.ErrNotFound) && !errors.Is(err, fs.ErrPermission):
+		return nil, err
+	}
+	return keys, nil
+}
