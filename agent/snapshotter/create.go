@@ -79,16 +79,17 @@ func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 	return s.mountsOf(snap), nil
 }
 
-// record writes the record and the directory of a new snapshot, both or none, and sets snap.id.
+// record writes the record and the directory of a new snapshot and sets snap.id. If the record cannot be committed, the
+// directory is an orphan: it must not be removed here, because its ID may be another snapshot's by then.
 func (s *Snapshotter) record(ctx context.Context, snap *snapshot, parent string) (err error) {
 	uid, gid, err := s.owner(snap)
 	if err != nil {
 		return err
 	}
-	var made string // what exists and has to go if the record cannot be committed
+	var tmp string
 	defer func() {
-		if err != nil && made != "" {
-			os.RemoveAll(made)
+		if tmp != "" {
+			os.RemoveAll(tmp)
 		}
 	}()
 	return s.store.WithTransaction(ctx, true, func(ctx context.Context) error {
@@ -99,20 +100,20 @@ func (s *Snapshotter) record(ctx context.Context, snap *snapshot, parent string)
 		if len(created.ParentIDs) > 0 && created.ParentIDs[0] != snap.chain.parentID {
 			return fmt.Errorf("parent %q of snapshot %q was replaced meanwhile: %w", parent, snap.key, errdefs.ErrUnavailable)
 		}
-		if made, err = s.makeDir(snap.kind, snap.tree.dir); err != nil {
+		if tmp, err = s.makeDir(snap.kind, snap.tree.dir); err != nil {
 			return err
 		}
-		if err := os.Lchown(filepath.Join(made, "fs"), uid, gid); err != nil {
+		if err := os.Lchown(filepath.Join(tmp, "fs"), uid, gid); err != nil {
 			return err
 		}
-		// Only an interrupted operation can have left something under this ID: nobody else gets it in this transaction.
+		// Something is here already if a transaction was rolled back after this point: its ID is given out again.
 		if err := os.RemoveAll(s.dir(created.ID)); err != nil {
 			return err
 		}
-		if err := os.Rename(made, s.dir(created.ID)); err != nil {
+		if err := os.Rename(tmp, s.dir(created.ID)); err != nil {
 			return err
 		}
-		snap.id, made = created.ID, s.dir(created.ID)
+		snap.id, tmp = created.ID, ""
 		return nil
 	})
 }

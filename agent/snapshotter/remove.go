@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
@@ -12,6 +13,9 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 )
+
+// deadPrefix of directories that are being removed.
+const deadPrefix = "rm-"
 
 // Commit makes the active snapshot key a committed one called name. Its data stays where it is.
 func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
@@ -95,8 +99,8 @@ func (s *Snapshotter) Cleanup(ctx context.Context) error {
 	return nil
 }
 
-// orphans lists directories that belong to no snapshot. The transaction is a writing one because creating a snapshot is
-// another: none can be half done meanwhile, and an ID is never used for two directories.
+// orphans lists directories that belong to no snapshot, after renaming them to what can never be an ID. The transaction is
+// a writing one because creating a snapshot is another: none is half done meanwhile.
 func (s *Snapshotter) orphans(ctx context.Context) (dirs []string, err error) {
 	err = s.store.WithTransaction(ctx, true, func(ctx context.Context) error {
 		ids, err := snapshotIDs(ctx)
@@ -108,9 +112,17 @@ func (s *Snapshotter) orphans(ctx context.Context) (dirs []string, err error) {
 			return err
 		}
 		for _, e := range entries {
-			if _, ok := ids[e.Name()]; !ok {
-				dirs = append(dirs, s.dir(e.Name()))
+			if _, ok := ids[e.Name()]; ok {
+				continue
 			}
+			dead := e.Name()
+			if !strings.HasPrefix(dead, deadPrefix) {
+				dead = deadPrefix + dead
+				if err := os.Rename(s.dir(e.Name()), s.dir(dead)); err != nil {
+					return err
+				}
+			}
+			dirs = append(dirs, s.dir(dead))
 		}
 		return nil
 	})

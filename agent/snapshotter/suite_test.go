@@ -3,8 +3,11 @@ package snapshotter
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
@@ -115,6 +118,10 @@ func (r onRemote) Update(ctx context.Context, info snapshots.Info, fieldpaths ..
 }
 
 func (r onRemote) Walk(ctx context.Context, do snapshots.WalkFunc, filters ...string) error {
+	filters = slices.Clone(filters)
+	for i, f := range filters {
+		filters[i] = strings.ReplaceAll(f, `parent!=""`, fmt.Sprintf("parent!=%q", r.base))
+	}
 	return r.Snapshotter.Walk(ctx, func(ctx context.Context, info snapshots.Info) error {
 		if info.Name == r.base {
 			return nil
