@@ -1,0 +1,87 @@
+package nodelab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Overlayfs and Xylem are the snapshotters that are compared.
+const (
+	Overlayfs = "overlayfs"
+	Xylem     = "xylem"
+)
+
+// Contender is one way to start an image.
+type Contender struct {
+	Snapshotter string
+	Ref         string
+}
+
+// Measured are the samples of one Contender.
+type Measured struct {
+	Cold    []time.Duration // pull and start on a machine without the image, page cache empty
+	Warm    []time.Duration // start again there
+	Fetched []float64       // bytes that the agent read from the registry for a cold start; xylem only
+}
+
+// CompareStarts measures them in turn, n times each: cold on a new node every time, then warm on the last nodes.
+func (l *Lab) CompareStarts(ctx context.Context, n int, contenders ...Contender) (_ []Measured, err error) {
+	results := make([]Measured, len(contenders))
+	nodes := make([]*Node, len(contenders))
+	defer func() {
+		for _, node := range nodes {
+			if node != nil {
+				err = errors.Join(err, node.Close())
+			}
+		}
+	}()
+	for round := range n {
+		for i, s := range contenders {
+			if nodes[i] != nil {
+				err := nodes[i].Close()
+				if nodes[i] = nil; err != nil {
+					return nil, err
+				}
+			}
+			if nodes[i], err = l.Node(ctx, NodeConfig{Xylem: s.Snapshotter == Xylem}); err != nil {
+				return nil, err
+			}
+			if err := nodes[i].cold(ctx, s, &results[i]); err != nil {
+				return nil, err
+			}
+			l.Logf("cold start %d of %d, %-9s %s: %.2f s", round+1, n, s.Snapshotter, s.Ref, results[i].Cold[round].Seconds())
+		}
+	}
+	for range n {
+		for i, s := range contenders {
+			took, _, err := nodes[i].Run(ctx, s.Snapshotter, s.Ref)
+			if err != nil {
+				return nil, err
+			}
+			results[i].Warm = append(results[i].Warm, took)
+		}
+	}
+	return results, nil
+}
+
+func (n *Node) cold(ctx context.Context, s Contender, result *Measured) error {
+	took, err := n.Cold(ctx, s.Snapshotter, s.Ref)
+	if err != nil {
+		return err
+	}
+	result.Cold = append(result.Cold, took)
+	if n.agent == nil {
+		return nil
+	}
+	metrics, err := n.Metrics(ctx)
+	if err != nil {
+		return err
+	}
+	result.Fetched = append(result.Fetched, metrics["xylem_fetch_bytes_total"])
+	return nil
+}
+
+// Logf writes a line to the lab's log.
+func (l *Lab) Logf(format string, args ...any) { fmt.Fprintf(l.log, format+"\n", args...) }
