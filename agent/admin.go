@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/xylem-project/xylem/blockfmt"
@@ -22,9 +21,9 @@ import (
 const maxRequest = 64 << 10
 
 // observability serves what anybody on the machine may see: /metrics, /livez, /readyz.
-func (a *agent) observability(metrics prometheus.Gatherer) *http.ServeMux {
+func (a *agent) observability() *http.ServeMux {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.registry, promhttp.HandlerOpts{}))
 	ok := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") }
 	mux.HandleFunc("GET /livez", ok)
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
@@ -41,7 +40,7 @@ func (a *agent) observability(metrics prometheus.Gatherer) *http.ServeMux {
 }
 
 // control adds the calls of the xylem command, which only root reaches through the unix socket.
-func (a *agent) control(mux *http.ServeMux) {
+func (a *agent) control(mux *http.ServeMux) *http.ServeMux {
 	handle := func(pattern string, do func(r *http.Request) (any, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
@@ -70,6 +69,7 @@ func (a *agent) control(mux *http.ServeMux) {
 		return GCResult{FreedBytes: a.cache.GC(0), Images: removed}, err
 	})
 	handle("POST /v1/cache/scrub", func(r *http.Request) (any, error) { return a.cache.Scrub(r.Context(), 0) })
+	return mux
 }
 
 // call decodes a request's JSON strictly and runs do.

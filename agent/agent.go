@@ -20,6 +20,7 @@ import (
 	"github.com/xylem-project/xylem/agent/registry"
 	"github.com/xylem-project/xylem/agent/snapshotter"
 	"github.com/xylem-project/xylem/blockfmt"
+	"github.com/xylem-project/xylem/blockfmt/convert"
 	"github.com/xylem-project/xylem/fuse"
 	"github.com/xylem-project/xylem/fuse/erofs"
 )
@@ -126,24 +127,31 @@ func (a *agent) startImages(ctx context.Context, stop *closers) error {
 	if err != nil {
 		return err
 	}
-	keys, err := trustedKeys(a.cfg)
+	own, err := convert.GenerateKey(a.cfg.KeyFile())
+	if err != nil {
+		return err
+	}
+	keys, err := trustedKeys(a.cfg, own)
 	if err != nil {
 		return err
 	}
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	s := &stacks{store: a.cache, place: a.place, requests: a.cfg.Connections, timeout: a.cfg.ReadTimeout.Duration, open: map[string]blockfmt.Source{}}
+	s := newStacks(a.cfg, a.cache, a.place)
 	stop.add(s.close)
 	b := &blobs{cache: a.cache, server: a.server, source: s.source, open: map[digest.Digest]*blob{}}
-	a.images = &Images{
-		discovery: discovery{dir: a.dir("images"), place: a.place, trusted: keys, log: a.cfg.Log},
-		resolve:   a.resolve, blobs: b, mountDir: filepath.Join(a.cfg.State, "mounts"), way: way, readAhead: int(a.cfg.ReadAhead), readTimeout: a.cfg.ReadTimeout.Duration,
-		prefetch: &prefetcher{blobs: b, enabled: a.cfg.Prefetch, workers: 2 * a.cfg.Connections, log: a.cfg.Log, ctx: running},
-		unpacked: func(origin, digest.Digest) {},
-		log:      a.cfg.Log,
-		images:   map[digest.Digest]*image{}, mounts: map[digest.Digest]*mount{}, live: map[digest.Digest]bool{}, misses: map[digest.Digest]time.Time{},
+	a.images = newImages(a.cfg, b, way)
+	a.images.discovery = discovery{dir: a.dir("images"), place: a.place, trusted: keys, log: a.cfg.Log}
+	a.images.resolve = a.resolve
+	a.images.prefetch = &prefetcher{blobs: b, enabled: a.cfg.Prefetch, workers: 2 * a.cfg.Connections, log: a.cfg.Log, ctx: running}
+	var converting sync.WaitGroup
+	if a.cfg.Convert == "background" {
+		c := &converter{dir: a.dir("converted"), key: own, registries: a.cfg.Registries, done: a.images.add, log: a.cfg.Log, queue: make(chan job, maxJobs)}
+		a.images.unpacked = c.add
+		converting.Go(func() { c.run(running) })
 	}
 	stop.add(func() error {
 		cancel()
+		converting.Wait()
 		a.images.prefetch.wait()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
@@ -169,20 +177,20 @@ func (a *agent) mountWay(ctx context.Context) (erofs.Way, error) {
 }
 
 func (a *agent) serve(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
 	admin, err := listenUnix(a.cfg.AdminSocket())
 	if err != nil {
 		return err
 	}
-	control := a.observability(a.metrics.registry)
-	a.control(control)
-	g.Go(func() error { return serve(ctx, admin, control) })
+	public := net.Listener(nil)
 	if a.cfg.Admin != "" {
-		l, err := net.Listen("tcp", a.cfg.Admin)
-		if err != nil {
+		if public, err = net.Listen("tcp", a.cfg.Admin); err != nil {
 			return errors.Join(fmt.Errorf("admin address: %w", err), admin.Close())
 		}
-		g.Go(func() error { return serve(ctx, l, a.observability(a.metrics.registry)) })
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return serve(ctx, admin, a.control(a.observability())) })
+	if public != nil {
+		g.Go(func() error { return serve(ctx, public, a.observability()) })
 	}
 	g.Go(func() error { return a.snaps.Serve(ctx, a.cfg.Socket()) })
 	g.Go(func() error { a.images.saveRecords(ctx); return nil })

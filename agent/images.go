@@ -43,6 +43,15 @@ type Images struct {
 	misses map[digest.Digest]time.Time // source manifests without a block image, and until when that is believed
 }
 
+// newImages returns Images without their discovery, resolve and prefetch.
+func newImages(cfg Config, b *blobs, way erofs.Way) *Images {
+	return &Images{
+		blobs: b, mountDir: filepath.Join(cfg.State, "mounts"), way: way, readAhead: int(cfg.ReadAhead), readTimeout: cfg.ReadTimeout.Duration,
+		unpacked: func(origin, digest.Digest) {}, log: cfg.Log,
+		images: map[digest.Digest]*image{}, mounts: map[digest.Digest]*mount{}, live: map[digest.Digest]bool{}, misses: map[digest.Digest]time.Time{},
+	}
+}
+
 // missTTL is how long the answer "no block image" is believed. Pulls ask once a layer.
 const missTTL = 10 * time.Second
 
@@ -149,6 +158,19 @@ func (s *Images) find(ctx context.Context, o origin, source digest.Digest) (*ima
 	return v.(*image), nil
 }
 
+// add takes up a block image that was made on this node.
+func (s *Images) add(ctx context.Context, o origin, source, id digest.Digest) error {
+	im, err := s.discovery.load(ctx, o, source, id)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.images[id] = im
+	delete(s.misses, source)
+	return nil
+}
+
 // lookup returns an image of which the chain is a prefix, and the number of layers; the caller holds s.mu. The image that
 // the chain is the whole of comes first, because its metadata is at hand.
 func (s *Images) lookup(chain digest.Digest) (found *image, layers int) {
@@ -235,6 +257,9 @@ func (s *Images) removeUnused(candidate func(*image) bool) (removed []digest.Dig
 		delete(s.images, id)
 		s.log.Info("image removed", "ref", im.origin.Ref, "image", id)
 		removed, err = append(removed, id), errors.Join(err, os.RemoveAll(im.dir))
+		if im.origin.Layout != "" {
+			err = errors.Join(err, os.RemoveAll(im.origin.Layout))
+		}
 	}
 	return removed, err
 }

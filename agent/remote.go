@@ -18,17 +18,30 @@ import (
 )
 
 func newRegistry(cfg Config) (*registry.Client, error) {
-	rc := registry.Config{Timeout: cfg.ReadTimeout.Duration, MaxConns: cfg.Connections, Logger: cfg.Log}
+	pool, err := certPool(cfg.Registries)
+	if err != nil {
+		return nil, err
+	}
+	rc := registry.Config{Timeout: cfg.ReadTimeout.Duration, MaxConns: cfg.Connections, RootCAs: pool, Logger: cfg.Log}
 	for host, r := range cfg.Registries {
 		if r.PlainHTTP {
 			rc.PlainHTTP = append(rc.PlainHTTP, host)
 		}
+		if r.CA != "" {
+			rc.TLS = append(rc.TLS, host)
+		}
+	}
+	return registry.New(rc), nil
+}
+
+// certPool returns the system's certificates and those configured for registries, nil if none are configured.
+func certPool(registries map[string]RegistryConfig) (pool *x509.CertPool, err error) {
+	for host, r := range registries {
 		if r.CA == "" {
 			continue
 		}
-		if rc.RootCAs == nil {
-			var err error
-			if rc.RootCAs, err = x509.SystemCertPool(); err != nil {
+		if pool == nil {
+			if pool, err = x509.SystemCertPool(); err != nil {
 				return nil, err
 			}
 		}
@@ -36,12 +49,11 @@ func newRegistry(cfg Config) (*registry.Client, error) {
 		if err != nil {
 			return nil, fmt.Errorf("certificates of registry %s: %w", host, err)
 		}
-		if !rc.RootCAs.AppendCertsFromPEM(text) {
+		if !pool.AppendCertsFromPEM(text) {
 			return nil, fmt.Errorf("certificates of registry %s: no PEM certificate in %s", host, r.CA)
 		}
-		rc.TLS = append(rc.TLS, host)
 	}
-	return registry.New(rc), nil
+	return pool, nil
 }
 
 // resolve returns where ref's manifests and blobs are, and the manifest for this machine's platform.

@@ -22,6 +22,10 @@ type stacks struct {
 	stop closers
 }
 
+func newStacks(cfg Config, store blockfmt.Store, place func(origin) (place, error)) *stacks {
+	return &stacks{store: store, place: place, requests: cfg.Connections, timeout: cfg.ReadTimeout.Duration, open: map[string]blockfmt.Source{}}
+}
+
 // source returns the Source of an origin's blocks.
 func (s *stacks) source(o origin) (blockfmt.Source, error) {
 	s.mu.Lock()

@@ -6,8 +6,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"os"
-
-	"github.com/xylem-project/xylem/blockfmt/convert"
 )
 
 // readPublicKeys reads PEM files (PKIX, "PUBLIC KEY") of ed25519 public keys, one or more a file.
@@ -34,16 +32,8 @@ func readPublicKeys(files []string) ([]ed25519.PublicKey, error) {
 	return keys, nil
 }
 
-// trustedKeys are the converters whose block images are used here: those configured and this node's own, which is made
-// if there is none.
-func trustedKeys(cfg Config) ([]ed25519.PublicKey, error) {
+// trustedKeys are the converters whose block images are used here: those configured and this node's own.
+func trustedKeys(cfg Config, own ed25519.PrivateKey) ([]ed25519.PublicKey, error) {
 	keys, err := readPublicKeys(cfg.TrustedKeys)
-	if err != nil {
-		return nil, err
-	}
-	own, err := convert.GenerateKey(cfg.KeyFile())
-	if err != nil {
-		return nil, err
-	}
-	return append(keys, own.Public().(ed25519.PublicKey)), nil
+	return append(keys, own.Public().(ed25519.PublicKey)), err
 }
