@@ -19,7 +19,6 @@ import (
 	"github.com/xylem-project/xylem/agent/cache"
 	"github.com/xylem-project/xylem/agent/registry"
 	"github.com/xylem-project/xylem/agent/snapshotter"
-	"github.com/xylem-project/xylem/blockfmt"
 	"github.com/xylem-project/xylem/blockfmt/convert"
 	"github.com/xylem-project/xylem/fuse"
 	"github.com/xylem-project/xylem/fuse/erofs"
