@@ -123,10 +123,14 @@ func Open(cfg Config) (*Cache, error) {
 	return c, nil
 }
 
-// Close ends what is under way and gives the directory free. Files should be closed before; those that are not fail from
-// now on.
+// Close ends what is under way and gives the directory free; a second Close does nothing. Files should be closed before;
+// those that are not fail from now on.
 func (c *Cache) Close() error {
 	c.mu.Lock()
+	if c.done {
+		c.mu.Unlock()
+		return nil
+	}
 	c.done = true
 	blobs := make([]*blob, 0, len(c.open))
 	for _, b := range c.open {

@@ -104,6 +104,9 @@ func (b *blob) fetch(ctx context.Context, f *File, i int) error {
 		return err
 	}
 	return b.cache.decoder.with(ref.RawLength, func(buf []byte) error {
+		if ctx.Err() != nil { // nobody waits any more
+			return ctx.Err()
+		}
 		raw, err := blockfmt.Decode(ref, stored, buf)
 		if err != nil {
 			return err
