@@ -36,7 +36,12 @@ func newCacheGC(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return output.print(a.out, result, func(w io.Writer) { row(w, result) })
+		return output.print(a.out, result, func(w io.Writer) {
+			row(w, "freed", bytesText(result.FreedBytes))
+			for _, image := range result.Images {
+				row(w, "removed image", image)
+			}
+		})
 	}
 	return cmd
 }
@@ -52,7 +57,11 @@ func newCacheScrub(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return output.print(a.out, result, func(w io.Writer) { row(w, result) })
+		return output.print(a.out, result, func(w io.Writer) {
+			row(w, "", "VERIFIED", "DAMAGED")
+			row(w, "compressed blocks", result.Blocks, result.BadBlocks)
+			row(w, "decompressed blocks", result.Data, result.BadData)
+		})
 	}
 	return cmd
 }

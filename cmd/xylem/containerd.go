@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
+	"log/slog"
 	"net/http"
 	"os"
 
@@ -14,9 +16,11 @@ import (
 	dockerconfig "github.com/containerd/containerd/v2/core/remotes/docker/config"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
 	"github.com/xylem-project/xylem/agent"
@@ -41,9 +45,9 @@ func (f *containerdFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.hostsDir, "hosts-dir", defaultHostsDir, "`directory` with a hosts.toml per registry")
 }
 
-// connect returns a client, after checking that somebody answers and knows the snapshotter, and a context with the
-// namespace. The caller closes the client.
-func (f *containerdFlags) connect(ctx context.Context) (*containerd.Client, context.Context, error) {
+// connect returns a client, after checking that somebody answers, and a context with the namespace and the log for
+// containerd's client library. The caller closes the client.
+func (f *containerdFlags) connect(ctx context.Context, to *slog.Logger) (*containerd.Client, context.Context, error) {
 	if _, err := os.Stat(f.address); err != nil {
 		return nil, nil, advise(fmt.Errorf("containerd: %w", err), "start containerd or name its socket with --address")
 	}
@@ -51,12 +55,39 @@ func (f *containerdFlags) connect(ctx context.Context) (*containerd.Client, cont
 	if err != nil {
 		return nil, nil, advise(err, "start containerd or name its socket with --address")
 	}
-	ctx = namespaces.WithNamespace(ctx, f.namespace)
+	ctx = withLog(namespaces.WithNamespace(ctx, f.namespace), to)
 	if _, err := client.Version(ctx); err != nil {
 		client.Close()
 		return nil, nil, advise(fmt.Errorf("containerd at %s: %w", f.address, err), "start containerd or name its socket with --address")
 	}
 	return client, ctx, nil
+}
+
+// checkSnapshotter says early, and in our words, that containerd does not know the snapshotter.
+func (f *containerdFlags) checkSnapshotter(ctx context.Context, client *containerd.Client) error {
+	if _, err := client.GetSnapshotterCapabilities(ctx, f.snapshotter); err != nil {
+		return advise(fmt.Errorf("snapshotter %q of containerd at %s: %w", f.snapshotter, f.address, err),
+			"configure it in containerd's proxy_plugins ('xylem doctor' says how)")
+	}
+	return nil
+}
+
+// withLog turns what containerd's client library logs into debug lines of ours: it warns about what is no concern of
+// the user's, and its errors are returned as well.
+func withLog(ctx context.Context, to *slog.Logger) context.Context {
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	l.AddHook(logHook{to})
+	return log.WithLogger(ctx, logrus.NewEntry(l))
+}
+
+type logHook struct{ to *slog.Logger }
+
+func (logHook) Levels() []logrus.Level { return logrus.AllLevels }
+
+func (h logHook) Fire(e *logrus.Entry) error {
+	h.to.Debug(e.Message, "from", "containerd client", "level", e.Level.String(), "fields", fmt.Sprint(e.Data))
+	return nil
 }
 
 // canonical returns the full name of an image, as containerd's other clients store it.
@@ -73,7 +104,11 @@ func resolver(ctx context.Context, hostsDir string, registries map[string]agent.
 	hosts := func(host string) ([]docker.RegistryHost, error) {
 		options := dockerconfig.HostOptions{HostDir: dockerconfig.HostDirFromRoot(hostsDir), Credentials: credentials}
 		settings := registries[host]
-		if settings.PlainHTTP {
+		loopback, err := docker.MatchLocalhost(host)
+		if err != nil {
+			return nil, err
+		}
+		if settings.PlainHTTP || loopback && settings.CA == "" {
 			options.DefaultScheme = "http"
 		}
 		if settings.CA != "" {

@@ -114,7 +114,7 @@ func (d *doctor) checkContainerd(ctx context.Context) []finding {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	flags := containerdFlags{address: d.address, namespace: "default"}
-	client, ctx, err := flags.connect(ctx)
+	client, ctx, err := flags.connect(ctx, d.config.Log)
 	if err != nil {
 		return []finding{fail(check, "start containerd or name its socket with --address", "%v", err)}
 	}

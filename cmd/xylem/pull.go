@@ -31,7 +31,7 @@ func newPull(a *app) *cobra.Command {
 	flags.add(cmd)
 	output := addOutput(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		client, ctx, err := flags.connect(cmd.Context())
+		client, ctx, err := flags.connect(cmd.Context(), a.log)
 		if err != nil {
 			return err
 		}
@@ -56,9 +56,8 @@ func (a *app) pull(ctx context.Context, client *containerd.Client, ref string, f
 	if err != nil {
 		return nil, err
 	}
-	if _, err := client.GetSnapshotterCapabilities(ctx, flags.snapshotter); err != nil {
-		return nil, advise(fmt.Errorf("snapshotter %q of containerd at %s: %w", flags.snapshotter, flags.address, err),
-			"configure it in containerd's proxy_plugins ('xylem doctor' says how)")
+	if err := flags.checkSnapshotter(ctx, client); err != nil {
+		return nil, err
 	}
 	progress := newProgress(a.err, a.log)
 	defer progress.done()

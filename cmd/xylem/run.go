@@ -30,6 +30,7 @@ const (
 type runFlags struct {
 	containerdFlags
 	name, pull string
+	entrypoint string
 	env        []string
 	hostNet    bool
 	rm         bool
@@ -41,13 +42,15 @@ func newRun(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "run REF [CMD...]", Short: "Run a container of an image, without waiting for its download",
 		Long: "Run pulls the image if it is not here, starts a container with the image's configuration through containerd, attaches its\n" +
-			"stdin, stdout and stderr, passes on its exit code and removes it. Flags come before REF.",
+			"stdin, stdout and stderr, passes on its exit code and removes it. CMD replaces the image's command and follows its\n" +
+			"entrypoint, if it has one. Flags come before REF.",
 		Args: usage(cobra.MinimumNArgs(1)),
 	}
 	cmd.Flags().SetInterspersed(false)
 	flags.add(cmd)
 	cmd.Flags().StringVar(&flags.name, "name", "", "`id` of the container (default a random one)")
 	cmd.Flags().StringVar(&flags.pull, "pull", "missing", "when to pull: always, missing or never")
+	cmd.Flags().StringVar(&flags.entrypoint, "entrypoint", "", "`program` to run instead of the image's entrypoint")
 	cmd.Flags().StringArrayVarP(&flags.env, "env", "e", nil, "additional environment, `KEY=VALUE`; repeatable")
 	cmd.Flags().BoolVar(&flags.hostNet, "net-host", false, "share the machine's network instead of having none")
 	cmd.Flags().BoolVar(&flags.rm, "rm", true, "remove the container when its process has ended")
@@ -82,11 +85,14 @@ func (a *app) runContainer(ctx context.Context, flags *runFlags, ref string, arg
 	if err := flags.validate(a.in); err != nil {
 		return err
 	}
-	client, ctx, err := flags.connect(ctx)
+	client, ctx, err := flags.connect(ctx, a.log)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
+	if err := flags.checkSnapshotter(ctx, client); err != nil {
+		return err
+	}
 	image, err := a.imageFor(ctx, client, ref, flags)
 	if err != nil {
 		return err
@@ -135,6 +141,9 @@ func (a *app) imageFor(ctx context.Context, client *containerd.Client, ref strin
 
 func (f *runFlags) container(image containerd.Image, args []string) []containerd.NewContainerOpts {
 	spec := []oci.SpecOpts{oci.WithDefaultSpec(), oci.WithDefaultUnixDevices, oci.WithImageConfigArgs(image, args)}
+	if f.entrypoint != "" {
+		spec = append(spec, oci.WithProcessArgs(append([]string{f.entrypoint}, args...)...))
+	}
 	if len(f.env) > 0 {
 		spec = append(spec, oci.WithEnv(f.env))
 	}
@@ -193,7 +202,7 @@ func (a *app) runTask(ctx context.Context, container containerd.Container, tty b
 		}
 		defer restore()
 	}
-	if err := task.Start(ctx); err != nil {
+	if err := task.Start(lasting); err != nil { // an interrupt must not hide whether it has started
 		return 0, err
 	}
 	stdin.onEOF(func() { _ = task.CloseIO(lasting, containerd.WithStdinCloser) }) // fails when the process has ended: fine

@@ -1,0 +1,326 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/xylem-project/xylem/agent"
+	"github.com/xylem-project/xylem/hack/containerdtest"
+)
+
+// program is what the test's containers run.
+const program = `package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+)
+
+func main() {
+	switch os.Args[1] {
+	case "print":
+		fmt.Println("out", os.Args[2:], os.Getenv("GREETING"))
+		fmt.Fprintln(os.Stderr, "err")
+	case "exit":
+		code, _ := strconv.Atoi(os.Args[2])
+		os.Exit(code)
+	case "cat":
+		io.Copy(os.Stdout, os.Stdin)
+	case "file":
+		data, err := os.ReadFile(os.Args[2])
+		if err != nil {
+			panic(err)
+		}
+		fmt.Println(len(data), string(data[:5]))
+	case "wait":
+		term := make(chan os.Signal, 1)
+		signal.Notify(term, syscall.SIGTERM)
+		fmt.Println("ready")
+		<-term
+		os.Exit(3)
+	}
+}
+`
+
+// node is a machine with a registry, an agent and a containerd.
+type node struct {
+	root, state string
+	ref         string // image in the registry
+	address     string // of containerd
+}
+
+// args puts the node's directories before a command line.
+func (n *node) args(args ...string) []string {
+	return append([]string{"--root", n.root, "--state", n.state}, args...)
+}
+
+// shortDir makes a directory whose path leaves room for sockets.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "xyl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// pushImage serves a registry with the test's image and returns the image's reference.
+func pushImage(t *testing.T) string {
+	t.Helper()
+	path, err := containerdtest.BuildProgram(t.Context(), t.TempDir(), program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := containerdtest.Image([]string{"/bin/program"},
+		map[string][]byte{"bin/program": binary},
+		map[string][]byte{"etc/data": []byte(strings.Repeat("data\n", 300_000))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(true)))
+	t.Cleanup(server.Close)
+	ref := strings.TrimPrefix(server.URL, "http://") + "/test/image:1"
+	tag, err := name.ParseReference(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(tag, image); err != nil {
+		t.Fatal(err)
+	}
+	return ref
+}
+
+// startNode starts containerd and, with lazy, an agent that it knows as the snapshotter xylem.
+func startNode(t *testing.T, options containerdtest.Options, lazy bool) *node {
+	t.Helper()
+	dir := shortDir(t)
+	n := &node{root: filepath.Join(dir, "root"), state: filepath.Join(dir, "state"), ref: pushImage(t)}
+	if lazy {
+		n.startAgent(t)
+		options.Snapshotter = filepath.Join(n.state, "agent.sock")
+	}
+	options.Dir = filepath.Join(dir, "ctrd")
+	options.Registries = []string{strings.Split(n.ref, "/")[0]}
+	d, err := containerdtest.Start(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	n.address = d.Address
+	return n
+}
+
+// startAgent runs an agent in a process of its own, waits until it is ready, and stops it with the test.
+func (n *node) startAgent(t *testing.T) {
+	t.Helper()
+	stderr, err := os.Create(filepath.Join(t.TempDir(), "agent.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stderr.Close()
+	cmd := xylem(context.Background(), t, n.args("agent", "--admin", "")...)
+	cmd.Stderr = stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	t.Cleanup(func() {
+		if err := stopProcess(cmd, exited); err != nil {
+			text, _ := os.ReadFile(stderr.Name())
+			t.Errorf("agent: %v\n%s", err, text)
+		}
+		if err := containerdtest.UnmountBelow(n.state); err != nil {
+			t.Error(err)
+		}
+	})
+	deadline := time.After(30 * time.Second)
+	poll := time.NewTicker(20 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		if _, err := agent.NewClient(filepath.Join(n.state, "admin.sock")).Images(t.Context()); err == nil {
+			return
+		}
+		select {
+		case <-poll.C:
+		case err := <-exited:
+			exited <- err
+			text, _ := os.ReadFile(stderr.Name())
+			t.Fatalf("agent ended: %v\n%s", err, text)
+		case <-deadline:
+			t.Fatal("the agent is not ready after 30 s")
+		}
+	}
+}
+
+func stopProcess(cmd *exec.Cmd, exited <-chan error) error {
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil && err != os.ErrProcessDone {
+		return err
+	}
+	select {
+	case err := <-exited:
+		return err
+	case <-time.After(30 * time.Second):
+		return fmt.Errorf("ignored SIGTERM for 30 s: %w", cmd.Process.Kill())
+	}
+}
+
+// run runs a container of the node's image.
+func (n *node) run(t *testing.T, snapshotter, stdin string, args ...string) result {
+	t.Helper()
+	args = append(n.args("run", "--address", n.address, "--snapshotter", snapshotter), args...)
+	return doWith(t.Context(), t, stdin, args...)
+}
+
+// checkRun goes through what `xylem run` promises.
+func checkRun(t *testing.T, n *node, snapshotter string) {
+	t.Helper()
+	tests := []struct {
+		name, stdin string
+		args        []string
+		want        result
+	}{
+		{"output", "", []string{"--env", "GREETING=hello", n.ref, "print", "a", "--b"}, result{0, "out [a --b] hello\n", "err\n"}},
+		{"exit code", "", []string{n.ref, "exit", "7"}, result{7, "", ""}},
+		{"stdin", "through the container", []string{n.ref, "cat"}, result{0, "through the container", ""}},
+		{"file", "", []string{n.ref, "file", "/etc/data"}, result{0, "1500000 data\n\n", ""}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			got := n.run(t, snapshotter, test.stdin, test.args...)
+			got.stderr = withoutLog(got.stderr)
+			if got != test.want {
+				t.Errorf("got %+v, want %+v", got, test.want)
+			}
+		})
+	}
+}
+
+// withoutLog drops the log lines, which are JSON objects.
+func withoutLog(stderr string) (rest string) {
+	for line := range strings.Lines(stderr) {
+		if !json.Valid([]byte(line)) {
+			rest += line
+		}
+	}
+	return rest
+}
+
+// left returns what containerd still has of containers and their snapshots.
+func (n *node) left(t *testing.T, snapshotter string) string {
+	t.Helper()
+	var out strings.Builder
+	for _, args := range [][]string{{"containers", "ls", "-q"}, {"tasks", "ls", "-q"}, {"snapshots", "--snapshotter", snapshotter, "ls"}} {
+		cmd := exec.CommandContext(t.Context(), "ctr", append([]string{"--address", n.address}, args...)...)
+		text, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %v: %s", cmd.Args, err, text)
+		}
+		for line := range strings.Lines(string(text)) {
+			if !strings.Contains(line, "Committed") && !strings.HasPrefix(line, "KEY") {
+				out.WriteString(line)
+			}
+		}
+	}
+	return out.String()
+}
+
+func TestRunWithOverlayfs(t *testing.T) {
+	n := startNode(t, containerdtest.Options{}, false)
+	checkRun(t, n, "overlayfs")
+	if left := n.left(t, "overlayfs"); left != "" {
+		t.Errorf("containerd still has %q", left)
+	}
+	t.Run("failures", func(t *testing.T) {
+		n.run(t, "overlayfs", "", strings.Replace(n.ref, ":1", ":2", 1)).checkFailed(t, 1, ":2", "not found", "check the image's name")
+		n.run(t, "missing", "", n.ref).checkFailed(t, 1, "missing", "xylem doctor")
+		n.run(t, "overlayfs", "", "--pull", "never", "127.0.0.1:1/x").checkFailed(t, 1, "127.0.0.1:1/x", "pull")
+		n.run(t, "overlayfs", "", "--entrypoint", "/no/such/program", n.ref).checkFailed(t, 1, "/no/such/program")
+		n.run(t, "overlayfs", "", "Not A Name").checkFailed(t, 2, "Not A Name")
+		if left := n.left(t, "overlayfs"); left != "" {
+			t.Errorf("containerd still has %q", left)
+		}
+	})
+	t.Run("kept", func(t *testing.T) {
+		if r := n.run(t, "overlayfs", "", "--rm=false", "--name", "kept", n.ref, "exit", "0"); r.code != 0 {
+			t.Errorf("got %+v", r)
+		}
+		if left := n.left(t, "overlayfs"); !strings.Contains(left, "kept\n") {
+			t.Errorf("containerd has %q", left)
+		}
+	})
+}
+
+// An interrupt reaches the container's process, whose exit code is passed on, and nothing is left.
+func TestRunInterrupted(t *testing.T) {
+	n := startNode(t, containerdtest.Options{}, false)
+	cmd := xylem(t.Context(), t, n.args("run", "--address", n.address, "--snapshotter", "overlayfs", n.ref, "wait")...)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line := make([]byte, len("ready\n"))
+	if _, err := io.ReadFull(out, line); err != nil || string(line) != "ready\n" {
+		t.Fatalf("read %q, %v", line, err)
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 3 {
+		t.Errorf("exit code %d, want 3 (stderr %q)", code, stderr.String())
+	}
+	if left := n.left(t, "overlayfs"); left != "" {
+		t.Errorf("containerd still has %q", left)
+	}
+}
+
+func TestPullPrintsJSON(t *testing.T) {
+	n := startNode(t, containerdtest.Options{}, false)
+	r := do(t, n.args("pull", "--address", n.address, "--snapshotter", "overlayfs", "--output", "json", n.ref)...)
+	var p pulled
+	if err := json.Unmarshal([]byte(r.out), &p); err != nil || r.code != 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if p.Name != n.ref || !strings.HasPrefix(p.Digest, "sha256:") || p.Snapshotter != "overlayfs" {
+		t.Errorf("got %+v", p)
+	}
+}
