@@ -21,8 +21,8 @@ type encoder struct {
 	buffers sync.Pool     // of *[]byte with room for a raw block
 }
 
-// level is the best compromise on a 1.36 GB image of Debian packages; see docs/decisions/convert-level.md.
-const level = zstd.SpeedDefault
+// level: see docs/decisions/convert-speed.md for what the others cost.
+const level = zstd.SpeedFastest
 
 func newEncoder(workers int) (*encoder, error) {
 	// Every option that shapes the output is set here, so that defaults of the library can change without changing blobs.

@@ -50,7 +50,9 @@ func (l *layout) blob(mediaType string, data []byte) ocispec.Descriptor {
 	return d
 }
 
-func (l *layout) path(d digest.Digest) string { return filepath.Join(l.dir, "blobs/sha256", d.Encoded()) }
+func (l *layout) path(d digest.Digest) string {
+	return filepath.Join(l.dir, "blobs/sha256", d.Encoded())
+}
 
 func (l *layout) json(mediaType string, v any) ocispec.Descriptor {
 	data, err := json.Marshal(v)

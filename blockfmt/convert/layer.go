@@ -127,11 +127,9 @@ func (j *layerJob) unpack(ctx context.Context, l *layer, s *spool) error {
 		return err
 	}
 	defer rc.Close()
-	done := int64(0)
-	compressed := newVerifier(rc, j.desc, func(n int) {
-		done += int64(n)
+	compressed := &counter{Reader: newVerifier(rc, j.desc, nil), seen: func(done int64) {
 		j.opts.Progress(Progress{Layer: j.number, Phase: PhaseFetch, Done: done, Total: j.desc.Size})
-	})
+	}}
 	raw, err := decompress(compressed)
 	if err != nil {
 		return err

@@ -85,7 +85,10 @@ func mediaTypeOf(manifest []byte) string {
 
 func (s *layoutStore) blob(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	f, err := os.Open(s.path(desc.Digest))
-	return f, fileKind(err)
+	if err != nil {
+		return nil, fileKind(err)
+	}
+	return f, nil
 }
 
 // path is where a blob lies; the digest has been validated.

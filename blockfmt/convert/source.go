@@ -55,7 +55,7 @@ func Open(ctx context.Context, ref, platform string, reg Registry) (*Source, err
 	if path, ok := strings.CutPrefix(ref, "oci:"); ok {
 		s.store, name, err = openLayout(path)
 	} else {
-		s.store, name, err = openRepository(ref, reg)
+		s.store, name, err = openRepository(ctx, ref, reg)
 	}
 	if err != nil {
 		return nil, err
@@ -134,7 +134,7 @@ func (s *Source) parseConfig(ctx context.Context, desc ocispec.Descriptor) (err 
 		return fmt.Errorf("config: %w", err)
 	}
 	defer rc.Close()
-	if s.Config, err = io.ReadAll(newVerifier(rc, desc, func(int) {})); err != nil {
+	if s.Config, err = io.ReadAll(newVerifier(rc, desc, digest.SHA256.Hash())); err != nil {
 		return fmt.Errorf("config: %w", err)
 	}
 	var config ocispec.Image

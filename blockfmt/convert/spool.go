@@ -2,10 +2,8 @@ package convert
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
-	"hash"
+	"hash/maphash"
 	"io"
 	"os"
 	"sync"
@@ -28,10 +26,13 @@ const (
 type spool struct {
 	file *os.File
 	// Owned by the goroutine that adds.
-	end   int64 // of the data, a multiple of blockfmt.PageSize
-	known map[[sha256.Size]byte][]metadata.Extent
+	end   int64                          // of the data, a multiple of blockfmt.PageSize
+	known map[uint64][][]metadata.Extent // by hash of content: the files that are there
 	buf   []byte
-	hash  hash.Hash
+	other []byte // for comparing
+	// A fast hash finds candidates, comparing decides: so the outcome depends neither on the seed nor on collisions, and
+	// costs a fraction of a cryptographic hash of everything.
+	hash maphash.Hash
 
 	mu     sync.Mutex
 	grown  sync.Cond
@@ -42,7 +43,7 @@ type spool struct {
 
 // newSpool returns an empty spool in file, which stays the caller's.
 func newSpool(file *os.File) *spool {
-	s := &spool{file: file, known: map[[sha256.Size]byte][]metadata.Extent{}, buf: make([]byte, spoolChunk), hash: sha256.New()}
+	s := &spool{file: file, known: map[uint64][][]metadata.Extent{}, buf: make([]byte, spoolChunk), other: make([]byte, spoolChunk)}
 	s.grown.L = &s.mu
 	return s
 }
@@ -69,11 +70,15 @@ func (s *spool) add(r io.Reader, size int64) ([]metadata.Extent, error) {
 	if len(extents) == 0 {
 		return nil, nil
 	}
-	sum := [sha256.Size]byte(s.hash.Sum(nil))
-	if same := s.known[sum]; same != nil {
-		return same, nil // what was written is overwritten by the next file
+	sum := s.hash.Sum64()
+	for _, known := range s.known[sum] {
+		if same, err := s.same(known, extents); err != nil {
+			return nil, err
+		} else if same {
+			return known, nil // what was written is overwritten by the next file
+		}
 	}
-	s.known[sum] = extents
+	s.known[sum] = append(s.known[sum], extents)
 	s.end = end
 	s.publish()
 	return extents, nil
@@ -85,8 +90,6 @@ func (s *spool) write(chunk []byte, off, end int64, extents []metadata.Extent) (
 		run, zero := nextRun(chunk[at:])
 		if !zero {
 			data := chunk[at : at+run]
-			s.hash.Write(binary.LittleEndian.AppendUint64(nil, uint64(off)+uint64(at)))
-			s.hash.Write(binary.LittleEndian.AppendUint64(nil, uint64(run)))
 			s.hash.Write(data)
 			if pad := -len(data) & (blockfmt.PageSize - 1); pad > 0 {
 				data = append(bytes.Clone(data), make([]byte, pad)...)
@@ -100,6 +103,33 @@ func (s *spool) write(chunk []byte, off, end int64, extents []metadata.Extent) (
 		at += run
 	}
 	return extents, end, nil
+}
+
+// same compares two files in the spool: their holes and their bytes.
+func (s *spool) same(a, b []metadata.Extent) (bool, error) {
+	if len(a) != len(b) {
+		return false, nil
+	}
+	for i := range a {
+		if a[i].FileOffset != b[i].FileOffset || a[i].Length != b[i].Length {
+			return false, nil
+		}
+	}
+	for i := range a {
+		for done := int64(0); done < a[i].Length; done += spoolChunk {
+			n := min(a[i].Length-done, spoolChunk)
+			if _, err := s.file.ReadAt(s.buf[:n], a[i].DeviceOffset+done); err != nil {
+				return false, fmt.Errorf("spool: %w", err)
+			}
+			if _, err := s.file.ReadAt(s.other[:n], b[i].DeviceOffset+done); err != nil {
+				return false, fmt.Errorf("spool: %w", err)
+			}
+			if !bytes.Equal(s.buf[:n], s.other[:n]) {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
 }
 
 // nextRun returns the length of the longest prefix that is all zeros, or all not, in units of holeSize.
