@@ -2,6 +2,7 @@ package snapshotter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -118,7 +119,11 @@ func (s *Snapshotter) orphans(ctx context.Context) (dirs []string, err error) {
 			dead := e.Name()
 			if !strings.HasPrefix(dead, deadPrefix) {
 				dead = deadPrefix + dead
-				if err := os.Rename(s.dir(e.Name()), s.dir(dead)); err != nil {
+				err := os.Rename(s.dir(e.Name()), s.dir(dead))
+				if errors.Is(err, os.ErrNotExist) {
+					continue // Remove was faster
+				}
+				if err != nil {
 					return err
 				}
 			}

@@ -17,12 +17,9 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots/testsuite"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // suiteName makes the suite expect what overlayfs does: directories of lower layers cannot be renamed.
 const suiteName = "overlayfs"
