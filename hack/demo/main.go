@@ -61,15 +61,13 @@ func run(ctx context.Context, opts options) (err error) {
 	if r.conversion, err = lab.Convert(ctx, ref, "--push"); err != nil {
 		return err
 	}
-	for range opts.rounds {
-		took, err := nodelab.Native(ctx, image.Rootfs, "/usr/bin/python3", "/app/fit.py")
-		if err != nil {
-			return fmt.Errorf("the program without a container: %w", err)
-		}
-		r.native = append(r.native, took)
-	}
 	fmt.Printf("Starting it %d times with each snapshotter, on a containerd that has nothing of it and with an empty page cache.\n", opts.rounds)
-	measured, err := lab.CompareStarts(ctx, opts.rounds,
+	native := func(ctx context.Context) error {
+		took, err := nodelab.WarmNative(ctx, image.Rootfs, image.Command...)
+		r.native = append(r.native, took)
+		return err
+	}
+	measured, err := lab.CompareStarts(ctx, opts.rounds, native,
 		nodelab.Contender{Snapshotter: nodelab.Overlayfs, Ref: ref}, nodelab.Contender{Snapshotter: nodelab.Xylem, Ref: ref})
 	if err != nil {
 		return err

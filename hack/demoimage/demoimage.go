@@ -43,11 +43,12 @@ var packages = []string{
 
 // Image is a built demo image. Its directories are shared by all users of the cache: read only.
 type Image struct {
-	Layout   string `json:"-"`        // directory of the OCI layout, with the tag Tag
-	Rootfs   string `json:"-"`        // directory of the same tree as plain files
-	Layers   int    `json:"layers"`   // source layers
-	Stored   int64  `json:"stored"`   // bytes of the compressed layers
-	Unpacked int64  `json:"unpacked"` // bytes of the layers' tar streams
+	Layout   string   `json:"-"`        // directory of the OCI layout, with the tag Tag
+	Rootfs   string   `json:"-"`        // directory of the same tree as plain files
+	Command  []string `json:"-"`        // what its entrypoint runs
+	Layers   int      `json:"layers"`   // source layers
+	Stored   int64    `json:"stored"`   // bytes of the compressed layers
+	Unpacked int64    `json:"unpacked"` // bytes of the layers' tar streams
 }
 
 // Image reads the image from its layout.
@@ -114,7 +115,7 @@ func open(dir string) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	image := &Image{Layout: filepath.Join(dir, "layout"), Rootfs: filepath.Join(dir, "rootfs")}
+	image := &Image{Layout: filepath.Join(dir, "layout"), Rootfs: filepath.Join(dir, "rootfs"), Command: []string{"/usr/bin/python3", "/app/fit.py"}}
 	if err := json.Unmarshal(text, image); err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}

@@ -26,8 +26,9 @@ type Measured struct {
 	Fetched []float64       // bytes that the agent read from the registry for a cold start; xylem only
 }
 
-// CompareStarts measures them in turn, n times each: cold on a new node every time, then warm on the last nodes.
-func (l *Lab) CompareStarts(ctx context.Context, n int, contenders ...Contender) (_ []Measured, err error) {
+// CompareStarts measures them in turn, n times each: cold on a new node every time, then warm on the last nodes. reference
+// is called after each round of warm starts, for what is to be compared with them.
+func (l *Lab) CompareStarts(ctx context.Context, n int, reference func(context.Context) error, contenders ...Contender) (_ []Measured, err error) {
 	results := make([]Measured, len(contenders))
 	nodes := make([]*Node, len(contenders))
 	defer func() {
@@ -54,16 +55,23 @@ func (l *Lab) CompareStarts(ctx context.Context, n int, contenders ...Contender)
 			l.Logf("cold start %d of %d, %-9s %s: %.2f s", round+1, n, s.Snapshotter, s.Ref, results[i].Cold[round].Seconds())
 		}
 	}
+	return results, l.warm(ctx, n, reference, nodes, contenders, results)
+}
+
+func (l *Lab) warm(ctx context.Context, n int, reference func(context.Context) error, nodes []*Node, contenders []Contender, results []Measured) error {
 	for range n {
 		for i, s := range contenders {
 			took, _, err := nodes[i].Run(ctx, s.Snapshotter, s.Ref)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			results[i].Warm = append(results[i].Warm, took)
 		}
+		if err := reference(ctx); err != nil {
+			return err
+		}
 	}
-	return results, nil
+	return nil
 }
 
 func (n *Node) cold(ctx context.Context, s Contender, result *Measured) error {
