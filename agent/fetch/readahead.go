@@ -76,14 +76,12 @@ func (r *Readahead) Touched(block int) {
 	if s.run < r.cfg.Trigger || r.ctx.Err() != nil {
 		return
 	}
-	from := max(s.ahead, block+1)
-	if from-block-1 > s.size/2 { // far enough ahead
+	from := max(s.ahead, s.head+1)
+	if from-s.head-1 > s.size/2 { // far enough ahead
 		return
 	}
-	if s.size = min(max(2*s.size, r.cfg.Min), r.cfg.Max); from > block+s.size {
-		return
-	}
-	s.ahead = min(block+1+s.size, r.cfg.Blocks)
+	s.size = min(max(2*s.size, r.cfg.Min), r.cfg.Max)
+	s.ahead = min(s.head+1+s.size, r.cfg.Blocks)
 	for b := from; b < s.ahead; b++ {
 		r.queue = append(r.queue, b)
 	}
