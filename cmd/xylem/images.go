@@ -1,10 +1,14 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
+	"time"
 
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/spf13/cobra"
 )
 
@@ -31,12 +35,36 @@ func newRecord(a *app) *cobra.Command {
 }
 
 func newRecordStart(a *app) *cobra.Command {
-	return &cobra.Command{
+	flags := containerdFlags{namespace: namespaces.Default}
+	cmd := &cobra.Command{
 		Use: "start REF", Short: "Begin to record; no container of the image may be running", Args: usage(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.client().StartRecording(cmd.Context(), args[0])
-		},
+		Long: "Start begins to record which pages of the image its containers read, until `xylem record stop`. The image is mounted anew\n" +
+			"for that, so nobody may be using it. It is slow while it is recorded.",
 	}
+	cmd.Flags().StringVar(&flags.address, "address", defaultContainerd, "`socket` of containerd, if it runs, to have it forget removed containers")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := a.collectGarbage(cmd.Context(), &flags); err != nil {
+			a.log.Debug("containerd's garbage is not collected", "error", err)
+		}
+		return a.client().StartRecording(cmd.Context(), args[0])
+	}
+	return cmd
+}
+
+// collectGarbage has containerd remove the snapshots of removed containers now. It would do so at some later time, and
+// until then the snapshotter counts them as users of the image.
+func (a *app) collectGarbage(ctx context.Context, flags *containerdFlags) error {
+	client, ctx, err := flags.connect(ctx, a.log)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	service := client.LeasesService()
+	lease, err := service.Create(ctx, leases.WithRandomID(), leases.WithExpiration(time.Minute))
+	if err != nil {
+		return err
+	}
+	return service.Delete(ctx, lease, leases.SynchronousDelete)
 }
 
 func newRecordStop(a *app) *cobra.Command {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
@@ -94,13 +95,13 @@ func (a *app) inspect(ctx context.Context, ref, platform string) (*inspection, e
 		return nil, err
 	}
 	defer closeStore()
-	manifest, err := findBlockImage(ctx, store, desc, matcher)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", ref, err)
-	}
 	keys, err := a.trusted()
 	if err != nil {
 		return nil, err
+	}
+	manifest, err := finder{store, matcher, keys}.find(ctx, desc)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
 	in, err := describe(ctx, store, manifest)
 	if err != nil {
@@ -110,9 +111,16 @@ func (a *app) inspect(ctx context.Context, ref, platform string) (*inspection, e
 	return in, nil
 }
 
-// findBlockImage returns the manifest of the newest block image of desc, an image or index, or of desc itself.
-func findBlockImage(ctx context.Context, store imageStore, desc ocispec.Descriptor, matcher platforms.MatchComparer) ([]byte, error) {
-	body, err := store.manifest(ctx, desc.Digest)
+// finder finds the block image of an image.
+type finder struct {
+	store   imageStore
+	matcher platforms.MatchComparer
+	trusted []ed25519.PublicKey
+}
+
+// find returns the manifest of the best block image of desc, an image or index, or of desc itself.
+func (f finder) find(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {
+	body, err := f.store.manifest(ctx, desc.Digest)
 	if err != nil {
 		return nil, err
 	}
@@ -127,20 +135,51 @@ func findBlockImage(ctx context.Context, store imageStore, desc ocispec.Descript
 		return body, nil
 	}
 	if len(m.Manifests) > 0 {
-		best, err := bestPlatform(m.Manifests, matcher)
+		best, err := bestPlatform(m.Manifests, f.matcher)
 		if err != nil {
 			return nil, err
 		}
-		return findBlockImage(ctx, store, best, matcher)
+		return f.find(ctx, best)
 	}
-	found, err := store.referrers(ctx, desc.Digest, blockfmt.ArtifactType)
+	return f.best(ctx, desc.Digest)
+}
+
+// best returns the best of an image's block images: one that is trusted, with the most startup blocks. Registries list them in
+// any order.
+func (f finder) best(ctx context.Context, source digest.Digest) (best []byte, err error) {
+	found, err := f.store.referrers(ctx, source, blockfmt.ArtifactType)
 	if err != nil {
 		return nil, err
 	}
-	if len(found) == 0 {
+	bestRank := -1
+	for _, desc := range found {
+		manifest, err := f.store.manifest(ctx, desc.Digest)
+		if err != nil {
+			return nil, err
+		}
+		if rank := f.rank(manifest); rank > bestRank {
+			best, bestRank = manifest, rank
+		}
+	}
+	if best == nil {
 		return nil, errNoBlockImage
 	}
-	return store.manifest(ctx, found[len(found)-1].Digest)
+	return best, nil
+}
+
+func (f finder) rank(manifest []byte) (rank int) {
+	var m ocispec.Manifest
+	if json.Unmarshal(manifest, &m) != nil {
+		return 0
+	}
+	for _, l := range m.Layers {
+		n, _ := strconv.Atoi(l.Annotations[blockfmt.AnnotationStartupBlocks])
+		rank += n
+	}
+	if signatureOf(manifest, f.trusted) == "trusted" {
+		rank += 1 << 40
+	}
+	return rank
 }
 
 func bestPlatform(manifests []ocispec.Descriptor, matcher platforms.MatchComparer) (ocispec.Descriptor, error) {

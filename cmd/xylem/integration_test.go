@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/xylem-project/xylem/agent"
+	"github.com/xylem-project/xylem/agent/cache"
 	"github.com/xylem-project/xylem/hack/containerdtest"
 )
 
@@ -105,7 +106,7 @@ func pushImage(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(true)))
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(server.Close)
 	ref := strings.TrimPrefix(server.URL, "http://") + "/test/image:1"
 	tag, err := name.ParseReference(ref)
@@ -322,5 +323,173 @@ func TestPullPrintsJSON(t *testing.T) {
 	}
 	if p.Name != n.ref || !strings.HasPrefix(p.Digest, "sha256:") || p.Snapshotter != "overlayfs" {
 		t.Errorf("got %+v", p)
+	}
+}
+
+// The whole way: convert, find, run, look, mount, tidy.
+func TestLazily(t *testing.T) {
+	n := startNode(t, containerdtest.Options{}, true)
+	n.checkConvert(t)
+	n.checkInspect(t)
+	checkRun(t, n, "xylem")
+	if left := n.left(t, "xylem"); left != "" {
+		t.Errorf("containerd still has %q", left)
+	}
+	n.checkNothingUnpacked(t)
+	n.checkRecord(t)
+	n.checkMount(t)
+	n.checkCache(t)
+	n.checkDoctor(t)
+}
+
+// json runs a command with --output json and decodes what it prints.
+func (n *node) json(t *testing.T, v any, args ...string) {
+	t.Helper()
+	r := do(t, n.args(append(args, "--output", "json")...)...)
+	if err := json.Unmarshal([]byte(r.out), v); err != nil || r.code != 0 {
+		t.Fatalf("%v: %+v, %v", args, r, err)
+	}
+}
+
+func (n *node) checkConvert(t *testing.T) {
+	t.Helper()
+	do(t, n.args("inspect", n.ref)...).checkFailed(t, 1, n.ref, "no block image", "xylem convert "+n.ref+" --push")
+	var first, second converted
+	n.json(t, &first, "convert", n.ref, "--push")
+	if len(first.Stats.Layers) != 2 || first.Stats.Converted != 2 || first.Pushed != n.ref {
+		t.Errorf("first conversion: %+v", first)
+	}
+	out := filepath.Join(t.TempDir(), "layout")
+	n.json(t, &second, "convert", n.ref, "--out", out, "--tag", "block")
+	if second.Image != first.Image || second.Stats.Converted != 0 {
+		t.Errorf("second conversion: %+v, want image %s from the cache", second, first.Image)
+	}
+	var in inspection
+	n.json(t, &in, "inspect", "oci:"+out+":block")
+	if in.Image.String() != first.Image || in.Signature != "trusted" {
+		t.Errorf("in the layout: %+v", in)
+	}
+}
+
+func (n *node) checkInspect(t *testing.T) {
+	t.Helper()
+	var in inspection
+	n.json(t, &in, "inspect", n.ref)
+	if len(in.Layers) != 2 || in.Signature != "trusted" || in.Blocks == 0 || in.RawSize == 0 || in.StoredSize == 0 || in.Recorded {
+		t.Errorf("got %+v", in)
+	}
+	// An agent with another key and root does not trust it.
+	var elsewhere inspection
+	other := &node{root: filepath.Join(t.TempDir(), "root"), state: n.state}
+	other.json(t, &elsewhere, "inspect", n.ref)
+	if elsewhere.Image != in.Image || elsewhere.Signature != "untrusted" {
+		t.Errorf("elsewhere: %+v", elsewhere)
+	}
+	if r := do(t, n.args("inspect", n.ref)...); r.code != 0 || !strings.Contains(r.out, in.Image.String()) {
+		t.Errorf("got %+v", r)
+	}
+}
+
+// checkNothingUnpacked: the agent has the image, and containerd no content of its layers.
+func (n *node) checkNothingUnpacked(t *testing.T) {
+	t.Helper()
+	var images []agent.ImageInfo
+	n.json(t, &images, "images")
+	if len(images) != 1 || images[0].Ref != n.ref || images[0].Layers != 2 {
+		t.Fatalf("got %+v", images)
+	}
+	out, err := exec.CommandContext(t.Context(), "ctr", "--address", n.address, "content", "ls").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if lines := strings.Count(string(out), "\nsha256:"); lines != 2 { // manifest and config
+		t.Errorf("containerd downloaded more than manifest and config:\n%s", out)
+	}
+}
+
+// checkRecord records a run and converts with the profile.
+func (n *node) checkRecord(t *testing.T) {
+	t.Helper()
+	if r := do(t, n.args("record", "start", "--address", n.address, n.ref)...); r.code != 0 {
+		t.Fatalf("got %+v", r)
+	}
+	if r := n.run(t, "xylem", "", n.ref, "file", "/etc/data"); r.code != 0 {
+		t.Fatalf("got %+v", r)
+	}
+	profile := filepath.Join(t.TempDir(), "profile")
+	if r := do(t, n.args("record", "stop", n.ref, "--file", profile)...); r.code != 0 {
+		t.Fatalf("got %+v", r)
+	}
+	text, err := os.ReadFile(profile)
+	if err != nil || !strings.Contains(string(text), `"etc/data"`) || !strings.Contains(string(text), `"bin/program"`) {
+		t.Fatalf("profile %q, %v", text, err)
+	}
+	var c converted
+	n.json(t, &c, "convert", n.ref, "--push", "--profile", profile)
+	var in inspection
+	n.json(t, &in, "inspect", n.ref)
+	if in.Image.String() != c.Image || !in.Recorded || in.Layers[0].StartupBlocks == 0 || in.Layers[1].StartupBlocks == 0 {
+		t.Errorf("with a profile: %+v", in)
+	}
+}
+
+func (n *node) checkMount(t *testing.T) {
+	t.Helper()
+	dir := t.TempDir()
+	t.Cleanup(func() {
+		if err := containerdtest.UnmountBelow(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	var mounted agent.MountResult
+	n.json(t, &mounted, "mount", n.ref, dir)
+	if mounted.Dir != dir {
+		t.Errorf("got %+v", mounted)
+	}
+	out, err := exec.CommandContext(t.Context(), "cat", filepath.Join(dir, "etc/data")).Output()
+	if err != nil || string(out) != strings.Repeat("data\n", 300_000) {
+		t.Errorf("read %d bytes, %v", len(out), err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "new"), nil, 0o600); err == nil {
+		t.Error("the mount is writable")
+	}
+	do(t, n.args("mount", n.ref, dir)...).checkFailed(t, 1, dir, "already")
+	if r := do(t, n.args("unmount", dir)...); r.code != 0 {
+		t.Errorf("got %+v", r)
+	}
+	do(t, n.args("unmount", dir)...).checkFailed(t, 1, dir)
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
+		t.Errorf("after unmount: %v, %v", entries, err)
+	}
+}
+
+func (n *node) checkCache(t *testing.T) {
+	t.Helper()
+	var blobs []cache.BlobInfo
+	n.json(t, &blobs, "cache", "ls")
+	if len(blobs) < 2 {
+		t.Errorf("got %+v", blobs)
+	}
+	var scrubbed cache.ScrubReport
+	n.json(t, &scrubbed, "cache", "scrub")
+	if scrubbed.Blocks+scrubbed.Data == 0 || scrubbed.BadBlocks+scrubbed.BadData != 0 {
+		t.Errorf("got %+v", scrubbed)
+	}
+	var freed agent.GCResult
+	n.json(t, &freed, "cache", "gc")
+	for _, args := range [][]string{{"cache", "ls"}, {"cache", "scrub"}, {"cache", "gc"}, {"images"}} {
+		if r := do(t, n.args(args...)...); r.code != 0 || r.out == "" {
+			t.Errorf("%v: %+v", args, r)
+		}
+	}
+}
+
+// checkDoctor: on this node everything works.
+func (n *node) checkDoctor(t *testing.T) {
+	t.Helper()
+	var findings []finding
+	n.json(t, &findings, "doctor", "--address", n.address, "--containerd-config", filepath.Join(filepath.Dir(n.address), "config.toml"))
+	for _, check := range []string{"agent", "containerd.sock", "snapshotter", "proxy_plugins", "mount way"} {
+		checkFinding(t, findings, check, statusOK)
 	}
 }
