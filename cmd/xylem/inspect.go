@@ -145,9 +145,9 @@ func (f finder) find(ctx context.Context, desc ocispec.Descriptor) ([]byte, erro
 }
 
 // best returns the best of an image's block images: one that is trusted, with the most startup blocks. Registries list them in
-// any order.
+// any order, and some with the type of the config in place of the artifact type, so each manifest is read.
 func (f finder) best(ctx context.Context, source digest.Digest) (best []byte, err error) {
-	found, err := f.store.referrers(ctx, source, blockfmt.ArtifactType)
+	found, err := f.store.referrers(ctx, source)
 	if err != nil {
 		return nil, err
 	}
@@ -167,10 +167,11 @@ func (f finder) best(ctx context.Context, source digest.Digest) (best []byte, er
 	return best, nil
 }
 
+// rank is negative for what is no block image.
 func (f finder) rank(manifest []byte) (rank int) {
 	var m ocispec.Manifest
-	if json.Unmarshal(manifest, &m) != nil {
-		return 0
+	if json.Unmarshal(manifest, &m) != nil || m.ArtifactType != blockfmt.ArtifactType {
+		return -1
 	}
 	for _, l := range m.Layers {
 		n, _ := strconv.Atoi(l.Annotations[blockfmt.AnnotationStartupBlocks])

@@ -89,8 +89,8 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-// pushImage serves a registry with the test's image and returns the image's reference.
-func pushImage(t *testing.T) string {
+// pushImage serves a registry, with or without the referrers API, and with the test's image, whose reference it returns.
+func pushImage(t *testing.T, referrers bool) string {
 	t.Helper()
 	path, err := containerdtest.BuildProgram(t.Context(), t.TempDir(), program)
 	if err != nil {
@@ -106,7 +106,7 @@ func pushImage(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithReferrersSupport(referrers)))
 	t.Cleanup(server.Close)
 	ref := strings.TrimPrefix(server.URL, "http://") + "/test/image:1"
 	tag, err := name.ParseReference(ref)
@@ -123,7 +123,7 @@ func pushImage(t *testing.T) string {
 func startNode(t *testing.T, options containerdtest.Options, lazy bool) *node {
 	t.Helper()
 	dir := shortDir(t)
-	n := &node{root: filepath.Join(dir, "root"), state: filepath.Join(dir, "state"), ref: pushImage(t)}
+	n := &node{root: filepath.Join(dir, "root"), state: filepath.Join(dir, "state"), ref: pushImage(t, options.Binary != "")}
 	if lazy {
 		n.startAgent(t)
 		options.Snapshotter = filepath.Join(n.state, "agent.sock")
@@ -311,6 +311,28 @@ func TestRunInterrupted(t *testing.T) {
 	}
 	if left := n.left(t, "overlayfs"); left != "" {
 		t.Errorf("containerd still has %q", left)
+	}
+}
+
+// containerd 2.x answers the same client.
+func TestRunWithContainerd2(t *testing.T) {
+	options, err := containerdtest.Build(t.Context(), "../../hack/cache")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := startNode(t, options, true)
+	if r := do(t, n.args("convert", n.ref, "--push")...); r.code != 0 {
+		t.Fatalf("got %+v", r)
+	}
+	for _, snapshotter := range []string{"overlayfs", "xylem"} {
+		checkRun(t, n, snapshotter)
+		if left := n.left(t, snapshotter); left != "" {
+			t.Errorf("containerd still has %q", left)
+		}
+	}
+	var images []agent.ImageInfo
+	if n.json(t, &images, "images"); len(images) != 1 {
+		t.Errorf("the agent has %+v", images)
 	}
 }
 

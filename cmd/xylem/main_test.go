@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"go.uber.org/goleak"
 )
 
 // asXylem in the environment makes the test binary the xylem binary, so that tests run real processes of it.
@@ -16,7 +18,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asXylem) != "" {
 		main()
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // xylem returns a command that runs a process of xylem.

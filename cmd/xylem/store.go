@@ -24,8 +24,8 @@ const maxIndexSize = 256 << 20
 type imageStore interface {
 	manifest(ctx context.Context, d digest.Digest) ([]byte, error)
 	blob(ctx context.Context, desc ocispec.Descriptor) ([]byte, error)
-	// referrers lists manifests of the artifact type whose subject is d, the newest last.
-	referrers(ctx context.Context, d digest.Digest, artifactType string) ([]ocispec.Descriptor, error)
+	// referrers lists the manifests whose subject is d, in any order.
+	referrers(ctx context.Context, d digest.Digest) ([]ocispec.Descriptor, error)
 }
 
 // openStore finds what ref names; the caller calls close.
@@ -75,8 +75,8 @@ func (r repository) blob(ctx context.Context, desc ocispec.Descriptor) ([]byte, 
 	return r.repo.Blob(ctx, desc, maxIndexSize)
 }
 
-func (r repository) referrers(ctx context.Context, d digest.Digest, artifactType string) ([]ocispec.Descriptor, error) {
-	return r.repo.Referrers(ctx, d, artifactType)
+func (r repository) referrers(ctx context.Context, d digest.Digest) ([]ocispec.Descriptor, error) {
+	return r.repo.Referrers(ctx, d, "")
 }
 
 // layout is an imageStore in an OCI image layout.
@@ -125,7 +125,7 @@ func (l *layout) blob(ctx context.Context, desc ocispec.Descriptor) ([]byte, err
 	return l.manifest(ctx, desc.Digest)
 }
 
-func (l *layout) referrers(ctx context.Context, d digest.Digest, artifactType string) ([]ocispec.Descriptor, error) {
+func (l *layout) referrers(ctx context.Context, d digest.Digest) ([]ocispec.Descriptor, error) {
 	var found []ocispec.Descriptor
 	for _, desc := range l.index.Manifests {
 		body, err := l.manifest(ctx, desc.Digest)
@@ -133,7 +133,7 @@ func (l *layout) referrers(ctx context.Context, d digest.Digest, artifactType st
 			return nil, err
 		}
 		var m ocispec.Manifest
-		if json.Unmarshal(body, &m) == nil && m.ArtifactType == artifactType && m.Subject != nil && m.Subject.Digest == d {
+		if json.Unmarshal(body, &m) == nil && m.Subject != nil && m.Subject.Digest == d {
 			found = append(found, desc)
 		}
 	}
