@@ -201,7 +201,8 @@ func (t token) value() string {
 
 // exchange gets a bearer token from the token server that the challenge names.
 func (a *authorizer) exchange(ctx context.Context, r *Repository, ch challenge, cred Credentials) (token, error) {
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.StallTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, a.cfg.StallTimeout,
+		fmt.Errorf("no answer of the token server for %s within %v: %w", r, a.cfg.StallTimeout, blockfmt.ErrTransient))
 	defer cancel()
 	req, err := tokenRequest(ctx, r, ch, cred)
 	if err != nil {

@@ -18,6 +18,9 @@ import (
 // maxSkip bounds the bytes that are read in vain when a registry answers a request for a range with the whole blob.
 const maxSkip = 4 << 20
 
+// goodProgress is how many bytes a connection must bring before its end does not count as a failed attempt.
+const goodProgress = 64 << 10
+
 // Blob returns a whole blob of at most limit bytes, verified against desc's digest and size.
 func (r *Repository) Blob(ctx context.Context, desc ocispec.Descriptor, limit int64) ([]byte, error) {
 	if desc.Size > limit {
@@ -47,14 +50,14 @@ func (r *Repository) WriteBlob(ctx context.Context, desc ocispec.Descriptor, w i
 	for attempt := 1; out.n < desc.Size; attempt++ {
 		before := out.n
 		err := r.copyFrom(ctx, desc, out)
-		if out.n > before { // progress: the attempts start again
+		if out.n-before >= goodProgress {
 			attempt = 1
 		}
 		switch {
 		case out.err != nil:
 			return fmt.Errorf("blob %s: %w", desc.Digest, out.err)
 		case err == nil:
-		case !errors.Is(err, blockfmt.ErrTransient) || attempt >= r.client.cfg.Attempts || ctx.Err() != nil:
+		case !errors.Is(err, blockfmt.ErrTransient) || out.n == before || attempt >= r.client.cfg.Attempts || ctx.Err() != nil:
 			return err
 		}
 	}
@@ -94,6 +97,21 @@ func (r *Repository) copyFrom(ctx context.Context, desc ocispec.Descriptor, out 
 	if err == io.EOF {
 		err = fmt.Errorf("blob %s of %s: ends after %d of %d bytes: %w", desc.Digest, r, out.n, desc.Size, blockfmt.ErrCorrupt)
 	}
+	if err == nil {
+		err = atEnd(body)
+	}
+	return err
+}
+
+// atEnd reads the end of a body: a longer one is ErrCorrupt. Without it a chunked body's connection is not used again.
+func atEnd(body io.Reader) error {
+	n, err := io.ReadFull(body, make([]byte, 1))
+	if n > 0 {
+		return fmt.Errorf("blob is longer than it should be: %w", blockfmt.ErrCorrupt)
+	}
+	if err == io.EOF {
+		err = nil
+	}
 	return err
 }
 
@@ -124,7 +142,7 @@ func (r *Repository) Range(ctx context.Context, blob digest.Digest, off, n int64
 		if err := cutRange(resp, off, n); err != nil {
 			return fmt.Errorf("bytes %d-%d of %s of %s: %w", off, off+n-1, blob, r, err)
 		}
-		body = &exactBody{ReadCloser: resp.Body, left: n}
+		body = &exactBody{ReadCloser: resp.Body, left: n, chunked: resp.ContentLength < 0 && resp.StatusCode == http.StatusPartialContent}
 		return errKeep
 	})
 	return body, err
@@ -153,7 +171,16 @@ func cutRange(resp *http.Response, off, n int64) error {
 // exactBody ends after left bytes and makes an earlier end an error.
 type exactBody struct {
 	io.ReadCloser
-	left int64
+	left    int64
+	chunked bool
+}
+
+// Close leaves the connection of a body that was read to its end fit for reuse.
+func (b *exactBody) Close() error {
+	if b.left == 0 && b.chunked {
+		_ = atEnd(b.ReadCloser) // the bytes that were asked for are there
+	}
+	return b.ReadCloser.Close()
 }
 
 func (b *exactBody) Read(p []byte) (int, error) {

@@ -36,7 +36,7 @@ func newClient(t *testing.T, change func(*registry.Config)) (*registry.Client, *
 	t.Helper()
 	logs := &logBook{}
 	cfg := registry.Config{
-		Timeout: 5 * time.Second, StallTimeout: 300 * time.Millisecond, Keychain: anonymous{}, Logger: slog.New(slog.NewTextHandler(logs, nil)),
+		Timeout: 10 * time.Second, StallTimeout: time.Second, Keychain: anonymous{}, Logger: slog.New(slog.NewTextHandler(logs, nil)),
 	}
 	if change != nil {
 		change(&cfg)

@@ -70,12 +70,12 @@ func (e *busyError) delay() time.Duration {
 	return e.after
 }
 
-// rest waits d, or fails at once if ctx ends earlier.
+// rest waits d, or fails at once if ctx or the time for a call ends earlier.
 func (r *Repository) rest(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return nil
 	}
-	if end, ok := ctx.Deadline(); ok && time.Until(end) < d {
+	if end, ok := ctx.Deadline(); d > r.client.cfg.Timeout || (ok && time.Until(end) < d) {
 		return fmt.Errorf("%s does not answer, next try in %v: %w", r.host, d.Round(time.Millisecond), blockfmt.ErrTransient)
 	}
 	timer := time.NewTimer(d)
