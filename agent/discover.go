@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
@@ -45,11 +46,12 @@ func (d *discovery) find(ctx context.Context, o origin, source digest.Digest) (*
 	if err != nil {
 		return nil, err
 	}
-	found, err := from.Referrers(ctx, source, blockfmt.ArtifactType)
+	found, err := from.Referrers(ctx, source, "")
 	if err != nil {
 		return nil, fmt.Errorf("look for a block image of %s@%s: %w", o, source, err)
 	}
 	err = fmt.Errorf("no block image of %s@%s: %w", o, source, blockfmt.ErrNotFound)
+	found = slices.DeleteFunc(found, func(d ocispec.Descriptor) bool { return !mayBeBlockImage(d) })
 	for i := len(found) - 1; i >= 0; i-- {
 		im, e := d.load(ctx, o, source, found[i].Digest)
 		if e == nil {
@@ -62,6 +64,12 @@ func (d *discovery) find(ctx context.Context, o origin, source digest.Digest) (*
 		err = errors.Join(err, e)
 	}
 	return nil, err
+}
+
+// mayBeBlockImage says whether a referrer is worth a look. Some registries list the type of a manifest's config in place of
+// its artifact type, so the question cannot be left to them.
+func mayBeBlockImage(d ocispec.Descriptor) bool {
+	return d.ArtifactType == blockfmt.ArtifactType || d.ArtifactType == ocispec.MediaTypeImageConfig || d.ArtifactType == ""
 }
 
 // load fetches what is needed to mount the block image and keeps it.

@@ -18,11 +18,11 @@ type recorder struct {
 
 	mu    sync.Mutex
 	seen  []map[int64]bool // per layer: page numbers
-	reads []read
+	reads []pageRun
 }
 
-// read is a run of pages of a layer's blob that was not read before. Bytes.
-type read struct {
+// pageRun is a run of pages of a layer's blob that was not read before. Bytes.
+type pageRun struct {
 	layer   int
 	off, to int64
 }
@@ -58,11 +58,11 @@ func (r *recorder) touchLayer(layer int, off, end int64) {
 			r.reads[last].to = to
 			continue
 		}
-		r.reads = append(r.reads, read{layer, start, to})
+		r.reads = append(r.reads, pageRun{layer, start, to})
 	}
 }
 
-func (r *recorder) snapshot() []read {
+func (r *recorder) snapshot() []pageRun {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.reads)

@@ -32,7 +32,7 @@ func TestRecorderKeepsFirstTouchOrder(t *testing.T) {
 	if got := string(r.record().Encode()); got != want {
 		t.Errorf("record\n%s, want\n%s", got, want)
 	}
-	if reads := r.snapshot(); len(reads) != 3 || reads[2] != (read{1, 3*blockfmt.BlockSize + 4096, 3*blockfmt.BlockSize + 8192}) {
+	if reads := r.snapshot(); len(reads) != 3 || reads[2] != (pageRun{1, 3*blockfmt.BlockSize + 4096, 3*blockfmt.BlockSize + 8192}) {
 		t.Errorf("reads %v: the second read of a page must not be noted again", reads)
 	}
 }

@@ -37,7 +37,9 @@ func (s *Snapshotter) Serve(ctx context.Context, socket string) error {
 	case err = <-served:
 	case <-ctx.Done():
 		stop(server)
-		err = <-served
+		if err = <-served; errors.Is(err, grpc.ErrServerStopped) { // before it had begun
+			err = nil
+		}
 	}
 	return errors.Join(err, removeSocket(socket))
 }
