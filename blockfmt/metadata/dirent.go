@@ -38,14 +38,14 @@ type dirent struct {
 	kind uint8
 }
 
-// appendDirents appends one block with these names, without padding.
-func appendDirents(b []byte, names []string, find func(name string) (nid uint64, kind uint8)) []byte {
+// appendDirents appends one block with these names for the nodes with these numbers, without padding.
+func (l *layout) appendDirents(b []byte, names []string, numbers []int32) []byte {
 	offset := len(names) * direntSize
-	for _, name := range names {
-		nid, kind := find(name)
-		b = binary.LittleEndian.AppendUint64(b, nid)
+	for i, name := range names {
+		n := &l.nodes[numbers[i]]
+		b = binary.LittleEndian.AppendUint64(b, uint64(n.offset/slotSize))
 		b = binary.LittleEndian.AppendUint16(b, uint16(offset))
-		b = append(b, kind, 0)
+		b = append(b, n.kind(), 0)
 		offset += len(name)
 	}
 	for _, name := range names {

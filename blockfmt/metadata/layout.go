@@ -17,6 +17,7 @@ type node struct {
 	parent    int32    // node number of a directory's parent; the root's is itself
 	nlink     uint32   // names, or 2 and the subdirectories
 	names     []string // of a directory: sorted, with "." and ".."
+	entries   []int32  // and the node numbers that they stand for
 	extents   []Extent // of a file, joined
 	offset    int64    // bytes from the start of the image
 	size      int64    // i_size
@@ -80,17 +81,26 @@ func (l *layout) fill(dir int32, depth int) error {
 	if depth > maxDepth {
 		return fmt.Errorf("directories nested deeper than %d: %w", maxDepth, blockfmt.ErrUnsupported)
 	}
-	entries, names := l.nodes[dir].in.Entries, l.nodes[dir].names
-	for _, name := range names {
-		if in := entries[name]; in != nil {
-			if err := l.enter(in, dir); err != nil {
-				return fmt.Errorf("%.300q: %w", name, err)
-			}
+	in, names := l.nodes[dir].in, l.nodes[dir].names
+	numbers := make([]int32, len(names))
+	for i, name := range names {
+		var err error
+		switch name {
+		case ".":
+			numbers[i] = dir
+		case "..":
+			numbers[i] = l.nodes[dir].parent
+		default:
+			numbers[i], err = l.enter(in.Entries[name], dir)
+		}
+		if err != nil {
+			return fmt.Errorf("%.300q: %w", name, err)
 		}
 	}
-	for _, name := range names {
-		if in := entries[name]; in != nil && in.IsDir() && in.LinkTo == "" {
-			if err := l.fill(l.index[in], depth+1); err != nil {
+	l.nodes[dir].entries = numbers
+	for i, name := range names {
+		if number := numbers[i]; l.nodes[number].names != nil && name != "." && name != ".." {
+			if err := l.fill(number, depth+1); err != nil {
 				return fmt.Errorf("%.300q: %w", name, err)
 			}
 		}
@@ -98,20 +108,20 @@ func (l *layout) fill(dir int32, depth int) error {
 	return nil
 }
 
-// enter gives an inode one more name in the directory with node number dir.
-func (l *layout) enter(in *Inode, dir int32) error {
+// enter gives an inode one more name in the directory with node number dir, and returns the inode's own node number.
+func (l *layout) enter(in *Inode, dir int32) (int32, error) {
 	i, known := l.index[in]
 	isDir := in.IsDir() && in.LinkTo == ""
 	switch {
 	case known && isDir:
-		return fmt.Errorf("a directory with two names: %w", blockfmt.ErrCorrupt)
+		return 0, fmt.Errorf("a directory with two names: %w", blockfmt.ErrCorrupt)
 	case known:
 		l.nodes[i].nlink++
-		return nil
+		return i, nil
 	case isDir:
 		l.nodes[dir].nlink++
 	}
-	return l.add(in, dir)
+	return int32(len(l.nodes)), l.add(in, dir)
 }
 
 // add gives an inode its place.

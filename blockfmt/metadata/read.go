@@ -19,7 +19,11 @@ func Read(r io.ReaderAt, size int64) (*Tree, error) {
 		return nil, fmt.Errorf("metadata image of %d bytes: %w", size, blockfmt.ErrCorrupt)
 	}
 	image := make([]byte, size)
-	if _, err := io.ReadFull(io.NewSectionReader(r, 0, size), image); err != nil {
+	n, err := io.ReadFull(io.NewSectionReader(r, 0, size), image)
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		err = fmt.Errorf("%d of %d bytes: %w", n, size, blockfmt.ErrCorrupt)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("metadata image: %w", err)
 	}
 	t, err := decode(image)
@@ -96,7 +100,7 @@ func (d *decoder) readDevices(n int) error {
 				return fmt.Errorf("tag %q of device %d: %w", table[:64], len(d.devices), blockfmt.ErrCorrupt)
 			}
 		}
-		if string(appendDevice(nil, dev)) != string(table[:deviceSize]) {
+		if dev.Size>>blockBits == nullAddress || string(appendDevice(nil, dev)) != string(table[:deviceSize]) {
 			return fmt.Errorf("device %d: %w", len(d.devices), blockfmt.ErrUnsupported)
 		}
 		d.devices = append(d.devices, dev)
@@ -152,6 +156,9 @@ func (d *decoder) readInode(nid uint64) (*decoded, error) {
 func (d *decoder) readContent(n *decoded) error {
 	var err error
 	size := int64(n.disk.size)
+	if n.in.LinkTo != "" && (size != 0 || n.in.Xattrs != nil) {
+		return fmt.Errorf("link to a lower layer with %d bytes: %w", size, blockfmt.ErrCorrupt)
+	}
 	switch n.in.Mode & TypeMask {
 	case TypeFile:
 		n.in.Size = size

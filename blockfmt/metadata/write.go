@@ -37,7 +37,7 @@ func (c *counter) Write(b []byte) (int, error) {
 
 func (l *layout) superblock(sum hash.Hash) superblock {
 	s := superblock{
-		rootNid: uint16(l.nid(0)),
+		rootNid: uint16(l.nodes[0].offset / slotSize),
 		inodes:  uint64(len(l.nodes)),
 		blocks:  uint32(l.bytes() >> blockBits),
 		devices: uint16(len(l.tree.Devices)),
@@ -56,8 +56,6 @@ func (l *layout) superblock(sum hash.Hash) superblock {
 	}
 	return s
 }
-
-func (l *layout) nid(i int32) uint64 { return uint64(l.nodes[i].offset / slotSize) }
 
 // emit writes the whole image.
 func (l *layout) emit(w io.Writer, s superblock) error {
@@ -132,26 +130,16 @@ func (l *layout) appendData(b []byte, n *node, first, end int64) []byte {
 	if !n.in.IsDir() {
 		return append(b, n.in.Target...) // one block at most
 	}
-	self := l.index[n.in]
-	find := func(name string) (uint64, uint8) {
-		i := self
-		switch name {
-		case ".":
-		case "..":
-			i = n.parent
-		default:
-			i = l.index[n.in.Entries[name]]
-		}
-		return l.nid(i), l.nodes[i].kind()
-	}
+	entries := n.entries
 	k := int64(0)
 	for names := range direntBlocks(n.names) {
 		if k > first && k < end {
 			b = appendPadding(b, blockSize)
 		}
 		if k >= first && k < end {
-			b = appendDirents(b, names, find)
+			b = l.appendDirents(b, names, entries)
 		}
+		entries = entries[len(names):]
 		k++
 	}
 	return b
