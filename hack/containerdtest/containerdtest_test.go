@@ -25,6 +25,7 @@ const program = `package main
 import (
 	"fmt"
 	"os"
+	"syscall"
 )
 
 func main() {
@@ -36,7 +37,7 @@ func main() {
 	fmt.Println("layer", string(layer))
 	switch os.Args[1] {
 	case "forever":
-		select {}
+		syscall.Pause()
 	case "write":
 		if err := os.WriteFile("/etc/written", []byte("by the container"), 0o644); err != nil {
 			panic(err)
@@ -110,7 +111,7 @@ func push(t *testing.T) *source {
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := Image([]string{"/bin/program"}, map[string][]byte{"bin/program": binary}, map[string][]byte{"etc/layer": []byte("2")})
+	img, err := Image([]string{"/bin/program", "forever"}, map[string][]byte{"bin/program": binary}, map[string][]byte{"etc/layer": []byte("2")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +165,7 @@ func TestStopAfterKill(t *testing.T) {
 	if err := d.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if len(d.shims()) != 1 || !mounted(t, d.Dir) {
+	if len(d.shims()) != 1 || len(children(d.shims()[0])) != 1 || !mounted(t, d.Dir) {
 		t.Fatalf("the container did not outlive the daemon: shims %v", d.shims())
 	}
 	if err := d.Stop(); err != nil {
