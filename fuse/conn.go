@@ -6,7 +6,6 @@ import (
 	"log"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"strconv"
 	"time"
@@ -39,7 +38,7 @@ type Traits struct {
 // server's readers waiting, and the INIT request must be kept.
 func Attach(dir string, fs gofuse.RawFileSystem, traits Traits, cfg Config) (*Conn, error) {
 	cfg = cfg.withDefaults()
-	dir, err := filepath.Abs(dir)
+	dir, err := MountPath(dir)
 	if err != nil {
 		return nil, err
 	}

@@ -16,3 +16,9 @@ func (l FailureLog) Failed(blob string, off int64, n int, err error) { l.failed(
 
 // InitRequest returns the INIT request that the server keeps.
 func InitRequest(s *Server) []byte { return s.conn.init }
+
+// ParseMount is parseMount, HasKill is hasKill.
+var (
+	ParseMount = parseMount
+	HasKill    = hasKill
+)

@@ -197,6 +197,22 @@ func TestSomebodyElseUnmounted(t *testing.T) {
 	})
 }
 
+func TestClear(t *testing.T) {
+	im := newImage(t, 1)
+	inAllWays(t, im, fuse.Config{}, func(t *testing.T, spec erofs.Spec, _ []*fusetest.Blob) {
+		m := mount(t, spec)
+		if err := unix.Mount("tmpfs", m.Target(), "tmpfs", 0, ""); err != nil { // something on top
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := erofs.Clear(m.Target(), nil); err != nil {
+				t.Error(err)
+			}
+		}
+		fusetest.AssertUnmounted(t, m.Target())
+	})
+}
+
 func TestBadInput(t *testing.T) {
 	im := newImage(t, 2)
 	garbage, short := filepath.Join(t.TempDir(), "garbage"), filepath.Join(t.TempDir(), "short")

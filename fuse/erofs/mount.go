@@ -31,7 +31,8 @@ type Spec struct {
 	// ReadAhead in bytes is how far the kernel reads ahead of a sequential reader; a multiple of 4 KiB. What reads less sees
 	// more precisely what a program touches. Default 512 KiB.
 	ReadAhead int
-	// Buffered makes WayFile and WayLoop read device files through their own page cache too. Only for measurements.
+	// Buffered makes WayFile and WayLoop read device files through their page cache as well. That keeps data twice, but is
+	// faster where all devices are complete local files that have just been written.
 	Buffered bool
 	// ReadTimeout of WayTree, as in fuse.Config. Default 30 s.
 	ReadTimeout time.Duration
@@ -67,15 +68,16 @@ type Mounted struct {
 // The kernel says no more than "invalid argument" about a damaged image.
 func Mount(ctx context.Context, spec Spec) (*Mounted, error) {
 	spec = spec.withDefaults()
-	target, err := filepath.Abs(spec.Target)
-	if err != nil {
-		return nil, err
-	}
-	spec.Target = target
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	m := &Mounted{way: spec.Way, target: target}
+	var err, errTarget error
+	spec.Metadata, err = filepath.Abs(spec.Metadata)
+	spec.Target, errTarget = fuse.MountPath(spec.Target)
+	if err := errors.Join(err, errTarget); err != nil {
+		return nil, err
+	}
+	m := &Mounted{way: spec.Way, target: spec.Target}
 	switch spec.Way {
 	case WayFile:
 		err = m.mountFile(spec)
@@ -87,7 +89,7 @@ func Mount(ctx context.Context, spec Spec) (*Mounted, error) {
 		err = fmt.Errorf("%v: %w", spec.Way, blockfmt.ErrUnsupported)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("mount %s on %s as %v: %w", spec.Metadata, target, spec.Way, err), m.Unmount(context.WithoutCancel(ctx)))
+		return nil, errors.Join(fmt.Errorf("mount %s on %s as %v: %w", spec.Metadata, spec.Target, spec.Way, err), m.Unmount(context.WithoutCancel(ctx)))
 	}
 	return m, nil
 }
@@ -139,6 +141,31 @@ func (m *Mounted) attach(spec Spec, source string, devices []string) error {
 	m.undo(func(context.Context) error { return unmount(spec.Target, spec.Log) })
 	return nil
 }
+
+// Clear takes away whatever is mounted on target, lazily where it is busy: what a process that died has left there. It does
+// not touch target itself, which may hang or fail if that process served it.
+func Clear(target string, log *slog.Logger) error {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	target, err := fuse.MountPath(target)
+	if err != nil {
+		return err
+	}
+	for range maxStacked {
+		mounted, err := fuse.IsMountPoint(target)
+		if err != nil || !mounted {
+			return err
+		}
+		if err := unmount(target, log); err != nil {
+			return fmt.Errorf("unmount %s: %w", target, err)
+		}
+	}
+	return fmt.Errorf("unmount %s: there is always another mount below", target)
+}
+
+// maxStacked bounds how many mounts on top of each other Clear takes away.
+const maxStacked = 100
 
 // unmount unmounts target, lazily if it is busy. A target that is not a mount is fine.
 func unmount(target string, log *slog.Logger) error {
