@@ -175,21 +175,43 @@ func (a *agent) mountWay(ctx context.Context) (erofs.Way, error) {
 	return found.Way, nil
 }
 
-func (a *agent) serve(ctx context.Context) error {
+// listen opens the sockets of the agent's own services, and returns what serves each.
+func (a *agent) listen(stop *closers) (services []func(context.Context) error, err error) {
+	add := func(l net.Listener, err error, do func(context.Context, net.Listener) error) error {
+		if err != nil {
+			return err
+		}
+		stop.add(func() error { l.Close(); return nil }) // served or not
+		services = append(services, func(ctx context.Context) error { return do(ctx, l) })
+		return nil
+	}
 	admin, err := listenUnix(a.cfg.AdminSocket())
+	err = add(admin, err, func(ctx context.Context, l net.Listener) error { return serve(ctx, l, a.control(a.observability())) })
+	if err == nil && a.cfg.Admin != "" {
+		var public net.Listener
+		public, err = net.Listen("tcp", a.cfg.Admin)
+		err = add(public, err, func(ctx context.Context, l net.Listener) error { return serve(ctx, l, a.observability()) })
+	}
+	if err == nil && a.cfg.CRI != "" {
+		var cri net.Listener
+		cri, err = listenUnix(a.cfg.CRISocket())
+		err = add(cri, err, func(ctx context.Context, l net.Listener) error {
+			return serveCRI(ctx, l, a.cfg.CRI, a.registry.SetCredentials)
+		})
+	}
+	return services, err
+}
+
+func (a *agent) serve(ctx context.Context) (err error) {
+	var stop closers
+	defer func() { err = errors.Join(err, stop.close()) }()
+	services, err := a.listen(&stop)
 	if err != nil {
 		return err
 	}
-	public := net.Listener(nil)
-	if a.cfg.Admin != "" {
-		if public, err = net.Listen("tcp", a.cfg.Admin); err != nil {
-			return errors.Join(fmt.Errorf("admin address: %w", err), admin.Close())
-		}
-	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return serve(ctx, admin, a.control(a.observability())) })
-	if public != nil {
-		g.Go(func() error { return serve(ctx, public, a.observability()) })
+	for _, s := range services {
+		g.Go(func() error { return s(ctx) })
 	}
 	g.Go(func() error { return a.snaps.Serve(ctx, a.cfg.Socket()) })
 	g.Go(func() error { a.images.saveRecords(ctx); return nil })

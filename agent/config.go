@@ -38,6 +38,10 @@ type Config struct {
 	// Convert says what happens to a pulled image that has no block image: off, or background (convert it on this node for the
 	// next time). Default off.
 	Convert string `toml:"convert"`
+	// CRI is the unix socket of containerd's CRI, as /run/containerd/containerd.sock. If set, the agent serves the CRI image
+	// service on cri.sock under State, hands calls on to that one and reads blocks with the credentials of pulls: point the
+	// kubelet's --image-service-endpoint at it where pods have image pull secrets. Default "": not served.
+	CRI string `toml:"cri"`
 	// TrustedKeys are PEM files with ed25519 public keys of converters. This node's own key is always trusted.
 	TrustedKeys []string `toml:"trusted_keys"`
 	// Registries holds settings per registry host ("host" or "host:port").
@@ -68,6 +72,9 @@ func (c Config) Socket() string { return filepath.Join(c.State, "agent.sock") }
 
 // AdminSocket returns the path of the admin socket.
 func (c Config) AdminSocket() string { return filepath.Join(c.State, "admin.sock") }
+
+// CRISocket returns the path of the CRI image service's socket.
+func (c Config) CRISocket() string { return filepath.Join(c.State, "cri.sock") }
 
 // KeyFile returns the path of this node's converter key.
 func (c Config) KeyFile() string { return filepath.Join(c.Root, "converter.key") }

@@ -24,7 +24,7 @@ type converter struct {
 	dir        string // Root/converted: an OCI image layout for every image, and the cache of converted layers
 	key        ed25519.PrivateKey
 	registries map[string]RegistryConfig
-	done       func(ctx context.Context, o origin, source, image digest.Digest) error
+	done       func(ctx context.Context, o origin, source digest.Digest, manifest []byte) error
 	log        *slog.Logger
 
 	queue chan job
@@ -88,7 +88,7 @@ func (c *converter) convert(ctx context.Context, j job) error {
 	if err := result.WriteLayout(o.Layout, ""); err != nil {
 		return err
 	}
-	return c.done(ctx, o, j.source, result.Artifact.Digest)
+	return c.done(ctx, o, j.source, result.Manifest)
 }
 
 func (c *converter) registry(host string) (convert.Registry, error) {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
@@ -40,30 +41,59 @@ type discovery struct {
 	log     *slog.Logger
 }
 
-// find returns the trusted block image of the source manifest, blockfmt.ErrNotFound if there is none.
+// find returns the trusted block image of the source manifest, blockfmt.ErrNotFound if there is none. Of several it takes
+// the one with the most startup blocks.
 func (d *discovery) find(ctx context.Context, o origin, source digest.Digest) (*image, error) {
 	from, err := d.place(o)
 	if err != nil {
 		return nil, err
 	}
-	found, err := from.Referrers(ctx, source, "")
+	found, err := d.candidates(ctx, from, source)
 	if err != nil {
 		return nil, fmt.Errorf("look for a block image of %s@%s: %w", o, source, err)
 	}
 	err = fmt.Errorf("no block image of %s@%s: %w", o, source, blockfmt.ErrNotFound)
-	found = slices.DeleteFunc(found, func(d ocispec.Descriptor) bool { return !mayBeBlockImage(d) })
-	for i := len(found) - 1; i >= 0; i-- {
-		im, e := d.load(ctx, o, source, found[i].Digest)
+	for _, manifest := range found {
+		im, e := d.load(ctx, o, source, manifest)
 		if e == nil {
 			return im, nil
 		}
 		if ctx.Err() != nil {
 			return nil, e
 		}
-		d.log.Warn("block image not used", "source", source, "image", found[i].Digest, "err", e)
+		d.log.Warn("block image not used", "source", source, "image", digest.FromBytes(manifest), "err", e)
 		err = errors.Join(err, e)
 	}
 	return nil, err
+}
+
+// maxCandidates bounds the block images of one source that are looked at.
+const maxCandidates = 16
+
+// candidates returns the manifests that may be block images of the source, the best first. Registries list them in any
+// order.
+func (d *discovery) candidates(ctx context.Context, from place, source digest.Digest) ([][]byte, error) {
+	referrers, err := from.Referrers(ctx, source, "")
+	if err != nil {
+		return nil, err
+	}
+	referrers = slices.DeleteFunc(referrers, func(d ocispec.Descriptor) bool { return !mayBeBlockImage(d) })
+	var found [][]byte
+	for _, r := range referrers[:min(len(referrers), maxCandidates)] {
+		manifest, err := from.Manifest(ctx, r.Digest)
+		switch {
+		case err == nil:
+			found = append(found, manifest)
+		case errors.Is(err, blockfmt.ErrNotFound) || errors.Is(err, blockfmt.ErrCorrupt):
+			d.log.Warn("block image not used", "source", source, "image", r.Digest, "err", err)
+		default:
+			return nil, err
+		}
+	}
+	slices.SortFunc(found, func(a, b []byte) int {
+		return cmp.Or(cmp.Compare(blockfmt.StartupBlocks(b), blockfmt.StartupBlocks(a)), bytes.Compare(a, b))
+	})
+	return found, nil
 }
 
 // mayBeBlockImage says whether a referrer is worth a look. Some registries list the type of a manifest's config in place of
@@ -72,17 +102,14 @@ func mayBeBlockImage(d ocispec.Descriptor) bool {
 	return d.ArtifactType == blockfmt.ArtifactType || d.ArtifactType == ocispec.MediaTypeImageConfig || d.ArtifactType == ""
 }
 
-// load fetches what is needed to mount the block image and keeps it.
-func (d *discovery) load(ctx context.Context, o origin, source, id digest.Digest) (*image, error) {
+// load fetches what is needed to mount the block image with this manifest and keeps it.
+func (d *discovery) load(ctx context.Context, o origin, source digest.Digest, manifest []byte) (*image, error) {
+	id := digest.FromBytes(manifest)
 	dir := filepath.Join(d.dir, id.Encoded())
 	if im, err := openImage(dir); err == nil {
 		return im, nil
 	}
 	from, err := d.place(o)
-	if err != nil {
-		return nil, err
-	}
-	manifest, err := from.Manifest(ctx, id)
 	if err != nil {
 		return nil, err
 	}

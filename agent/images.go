@@ -159,14 +159,14 @@ func (s *Images) find(ctx context.Context, o origin, source digest.Digest) (*ima
 }
 
 // add takes up a block image that was made on this node.
-func (s *Images) add(ctx context.Context, o origin, source, id digest.Digest) error {
-	im, err := s.discovery.load(ctx, o, source, id)
+func (s *Images) add(ctx context.Context, o origin, source digest.Digest, manifest []byte) error {
+	im, err := s.discovery.load(ctx, o, source, manifest)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.images[id] = im
+	s.images[im.artifact.Digest] = im
 	delete(s.misses, source)
 	return nil
 }

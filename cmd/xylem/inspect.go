@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
@@ -168,15 +167,8 @@ func (f finder) best(ctx context.Context, source digest.Digest) (best []byte, er
 }
 
 // rank is negative for what is no block image.
-func (f finder) rank(manifest []byte) (rank int) {
-	var m ocispec.Manifest
-	if json.Unmarshal(manifest, &m) != nil || m.ArtifactType != blockfmt.ArtifactType {
-		return -1
-	}
-	for _, l := range m.Layers {
-		n, _ := strconv.Atoi(l.Annotations[blockfmt.AnnotationStartupBlocks])
-		rank += n
-	}
+func (f finder) rank(manifest []byte) int {
+	rank := blockfmt.StartupBlocks(manifest)
 	if signatureOf(manifest, f.trusted) == "trusted" {
 		rank += 1 << 40
 	}
