@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -146,6 +147,9 @@ func partName(p convert.Progress) string {
 
 func (a *app) convertOptions(flags convertFlags) (convert.Options, error) {
 	options := convert.Options{CacheDir: flags.keep, Logger: a.log}
+	if isTerminal(a.err) { // the bars say the rest
+		options.Logger = newLogger(a.err, max(a.logLevel, slog.LevelWarn))
+	}
 	if options.CacheDir == "" {
 		options.CacheDir = filepath.Join(a.config.Root, "convert")
 	}

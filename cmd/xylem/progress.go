@@ -24,7 +24,7 @@ type progress interface {
 // newProgress shows bars on a terminal and logs one line per part elsewhere.
 func newProgress(w io.Writer, log *slog.Logger) progress {
 	if isTerminal(w) {
-		return &bars{container: mpb.New(mpb.WithOutput(w), mpb.WithWidth(48)), bars: map[string]*mpb.Bar{}}
+		return newBars(w)
 	}
 	return &lines{log: log, started: map[string]time.Time{}}
 }
@@ -34,6 +34,10 @@ type bars struct {
 	container *mpb.Progress
 	mu        sync.Mutex
 	bars      map[string]*mpb.Bar
+}
+
+func newBars(w io.Writer) *bars {
+	return &bars{container: mpb.New(mpb.WithOutput(w), mpb.WithWidth(48)), bars: map[string]*mpb.Bar{}}
 }
 
 func (b *bars) update(part string, done, total int64) {
