@@ -36,8 +36,13 @@ func ParseCompanion(manifest []byte, layers int) (*Companion, error) {
 	if err := json.Unmarshal(manifest, &m); err != nil {
 		return nil, fmt.Errorf("companion manifest: %w: %w", err, ErrCorrupt)
 	}
-	if m.ArtifactType != CompanionType || m.Subject == nil || len(m.Layers) < layers || len(m.Layers) > layers+1 {
+	if layers < 0 || m.ArtifactType != CompanionType || m.Subject == nil || len(m.Layers) < layers || len(m.Layers) > layers+1 {
 		return nil, fmt.Errorf("companion manifest of type %.80q has %d layers for %d: %w", m.ArtifactType, len(m.Layers), layers, ErrCorrupt)
+	}
+	for _, d := range m.Layers {
+		if d.Digest.Validate() != nil || d.Size < 0 {
+			return nil, fmt.Errorf("companion manifest has descriptor %.80q of %d bytes: %w", d.Digest, d.Size, ErrCorrupt)
+		}
 	}
 	c := &Companion{Source: *m.Subject, Layers: m.Layers[:layers]}
 	if len(m.Layers) > layers {

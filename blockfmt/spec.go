@@ -106,13 +106,15 @@ func (ix *Index) validate() error {
 	if len(ix.entries) > 0 && ix.entries[0].rawOffset != 0 {
 		return fmt.Errorf("chunk index of %s: first block starts at %d: %w", ix.blob, ix.entries[0].rawOffset, ErrCorrupt)
 	}
-	for i, e := range ix.entries {
+	previous := int64(0) // end of the block before
+	for i := range ix.entries {
 		ref := ix.Ref(i)
-		if e.offset < 0 || ref.Length <= 0 || ref.Length > MaxBlockSize || ref.RawLength <= 0 || ref.RawLength > MaxBlockSize ||
+		if ref.Offset < previous || ref.Length <= 0 || ref.Length > MaxBlockSize || ref.RawLength <= 0 || ref.RawLength > MaxBlockSize ||
 			ref.Offset > ix.end-ref.Length || ref.RawOffset > ix.rawSize-ref.RawLength {
 			return fmt.Errorf("chunk index of %s: block %d is %d bytes at %d for %d bytes at %d: %w",
 				ix.blob, i, ref.Length, ref.Offset, ref.RawLength, ref.RawOffset, ErrCorrupt)
 		}
+		previous = ref.Offset + ref.Length
 	}
 	return nil
 }
