@@ -216,18 +216,23 @@ func (r *Ranger) take(first *want, free int) []*want {
 		end++
 	}
 	run := same[start:end]
-	limit := min(r.cfg.MaxBytes, max(r.cfg.MinBytes, span(run)/int64(free)))
-	for len(run) > 1 && span(run) > limit { // drop what is farther from first
-		if run[0] != first && span(run[:slices.Index(run, first)+1]) > limit {
-			run = run[1:]
-		} else if run[len(run)-1] != first {
-			run = run[:len(run)-1]
-		} else {
-			run = run[1:]
-		}
-	}
+	run = part(run, first, min(r.cfg.MaxBytes, max(r.cfg.MinBytes, span(run)/int64(free))))
 	r.pending = slices.DeleteFunc(r.pending, func(w *want) bool { return slices.Contains(run, w) })
 	return run
+}
+
+// part cuts a run into parts of at most limit bytes (or one block), from its start, and returns the one with first.
+func part(run []*want, first *want, limit int64) []*want {
+	start := 0
+	for i := range run {
+		if i > start && span(run[start:i+1]) > limit {
+			if slices.Contains(run[start:i], first) {
+				return run[start:i]
+			}
+			start = i
+		}
+	}
+	return run[start:]
 }
 
 // adjacent says whether b begins where a ends, or is the same block.
