@@ -183,7 +183,7 @@ func checkWhole(t *testing.T, s *Snapshotter, images *fakeImages) {
 // committedFile reads the file of a committed snapshot where overlayfs would.
 func committedFile(ctx context.Context, s *Snapshotter, name string) (string, error) {
 	var id string
-	err := s.store.WithTransaction(ctx, false, func(ctx context.Context) (err error) {
+	err := s.read(ctx, func(ctx context.Context) (err error) {
 		id, _, _, err = storage.GetInfo(ctx, name)
 		return err
 	})

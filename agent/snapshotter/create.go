@@ -52,7 +52,7 @@ func (s *Snapshotter) View(ctx context.Context, key, parent string, opts ...snap
 // create makes an active or view snapshot. The order of its steps is in the package's comment.
 func (s *Snapshotter) create(ctx context.Context, kind snapshots.Kind, key, parent string, labels map[string]string) (_ []mount.Mount, err error) {
 	snap := snapshot{key: key, kind: kind, labels: labels}
-	err = s.store.WithTransaction(ctx, false, func(ctx context.Context) error {
+	err = s.read(ctx, func(ctx context.Context) error {
 		snap.chain, err = readChain(ctx, parent)
 		return err
 	})
@@ -92,7 +92,7 @@ func (s *Snapshotter) record(ctx context.Context, snap *snapshot, parent string)
 			os.RemoveAll(tmp)
 		}
 	}()
-	return s.store.WithTransaction(ctx, true, func(ctx context.Context) error {
+	return s.write(ctx, func(ctx context.Context) error {
 		created, err := storage.CreateSnapshot(ctx, snap.kind, snap.key, parent, snapshots.WithLabels(snap.labels))
 		if err != nil {
 			return fmt.Errorf("create snapshot %q: %w", snap.key, err)

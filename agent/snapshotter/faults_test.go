@@ -1,7 +1,9 @@
 package snapshotter
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/snapshotters"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/xylem-project/xylem/blockfmt"
 )
@@ -205,6 +208,61 @@ func TestRecordCannotBeWritten(t *testing.T) {
 	}
 }
 
+// TestDiskFull: what cannot be recorded is refused and leaves nothing that counts; with room again, all works.
+func TestDiskFull(t *testing.T) {
+	root := t.TempDir()
+	if err := unix.Mount("tmpfs", root, "tmpfs", 0, "size=2m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(root, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	images := newFake(map[digest.Digest]string{chainOf("a"): t.TempDir()})
+	s := open(t, Config{Root: root}, images)
+	remote := offer(t, s, "", chainOf("a"))
+	before := len(s.Chains())
+	full := filepath.Join(root, "full")
+	if err := os.WriteFile(full, make([]byte, 4<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	refused := 0
+	for i := range 500 { // until the database has to grow
+		if _, err := s.Prepare(t.Context(), fmt.Sprint("container", i), remote); err != nil {
+			refused++
+		}
+		chainID := chainOf(fmt.Sprint(i))
+		images.dirs[chainID] = root
+		if _, err := s.Prepare(t.Context(), "extract", "", pulled("image", chainID)); !errdefs.IsAlreadyExists(err) {
+			refused++
+		} else {
+			before++
+		}
+	}
+	if refused == 0 {
+		t.Fatal("a full disk took everything")
+	}
+	if got := len(s.Chains()); got != before {
+		t.Errorf("%d chains are known, %d were recorded", got, before)
+	}
+	if err := os.Remove(full); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Cleanup(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Prepare(t.Context(), "after", remote); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+	users := 0
+	if err := s.Walk(t.Context(), func(context.Context, snapshots.Info) error { users++; return nil }, "kind==active"); err != nil {
+		t.Fatal(err)
+	}
+	checkDirectories(t, s, users)
+	images.holds(t, chainOf("a"), users)
+}
+
 // TestDataWasDeleted: every use of it is refused with an error that says so, and it can be removed.
 func TestDataWasDeleted(t *testing.T) {
 	s := open(t, Config{}, newFake(nil))
@@ -271,6 +329,19 @@ func TestIDMap(t *testing.T) {
 		t.Errorf("a manifest decides about owners on the host: %v, %v", mounts, err)
 	}
 	checkDirectories(t, s, 3)
+}
+
+// FuzzIDMap: what is accepted maps root to an ID that the kernel can have.
+func FuzzIDMap(f *testing.F) {
+	for _, seed := range []string{"0:1000:65536", "1:5:1,0:1000:65536", "", ",", "0:0:0", "0:4294967296:1"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, mapping string) {
+		root, err := hostRoot(mapping)
+		if err == nil && (root < 0 || root >= 1<<31) || err != nil && !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%q maps root to %d, %v", mapping, root, err)
+		}
+	})
 }
 
 // TestOwnerOfRoot: a container's root directory belongs to whom its parent's does, whether that is a tree or not.

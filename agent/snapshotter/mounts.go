@@ -57,7 +57,7 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 
 // load reads the record of an active or view snapshot.
 func (s *Snapshotter) load(ctx context.Context, key string) (snap snapshot, err error) {
-	err = s.store.WithTransaction(ctx, false, func(ctx context.Context) error {
+	err = s.read(ctx, func(ctx context.Context) error {
 		id, info, _, err := storage.GetInfo(ctx, key)
 		if err != nil {
 			return err

@@ -21,7 +21,7 @@ func (s *Snapshotter) reconcile(ctx context.Context) error {
 		return err
 	}
 	var inUse []string
-	err := s.store.WithTransaction(ctx, false, func(ctx context.Context) error {
+	err := s.read(ctx, func(ctx context.Context) error {
 		inUse = nil
 		ids, err := snapshotIDs(ctx)
 		if err != nil {

@@ -82,7 +82,7 @@ func (s *Snapshotter) tell(req Request, bottom bool) bool {
 // namespaces share this snapshotter, and a layer below may be remote in one and unpacked in the other.
 func (s *Snapshotter) recordRemote(ctx context.Context, key, parent, target string, labels map[string]string) error {
 	chainID, counted := digest.Digest(labels[LabelRemote]), false
-	err := s.store.WithTransaction(ctx, true, func(ctx context.Context) error {
+	err := s.write(ctx, func(ctx context.Context) error {
 		below, err := readChain(ctx, parent)
 		if err != nil {
 			return err

@@ -34,7 +34,7 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 		return fmt.Errorf("commit snapshot %q: %w: %w", key, err, errdefs.ErrFailedPrecondition)
 	}
 	var id string
-	err = s.store.WithTransaction(ctx, true, func(ctx context.Context) error {
+	err = s.write(ctx, func(ctx context.Context) error {
 		id, err = storage.CommitActive(ctx, key, name, snapshots.Usage(usage), snapshots.WithLabels(labels), snapshots.WithParent(parent))
 		return err
 	})
@@ -49,7 +49,7 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 	var id string
 	var remote digest.Digest
-	err := s.store.WithTransaction(ctx, true, func(ctx context.Context) error {
+	err := s.write(ctx, func(ctx context.Context) error {
 		_, info, _, err := storage.GetInfo(ctx, key)
 		if err != nil {
 			return err
@@ -103,7 +103,7 @@ func (s *Snapshotter) Cleanup(ctx context.Context) error {
 // orphans lists directories that belong to no snapshot, after renaming them to what can never be an ID. The transaction is
 // a writing one because creating a snapshot is another: none is half done meanwhile.
 func (s *Snapshotter) orphans(ctx context.Context) (dirs []string, err error) {
-	err = s.store.WithTransaction(ctx, true, func(ctx context.Context) error {
+	err = s.write(ctx, func(ctx context.Context) error {
 		ids, err := snapshotIDs(ctx)
 		if err != nil {
 			return err

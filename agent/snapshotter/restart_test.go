@@ -95,6 +95,40 @@ func TestRestartWithoutImage(t *testing.T) {
 	images.holds(t, a, 1)
 }
 
+// TestOpenIsCancelled gives back what it had mounted.
+func TestOpenIsCancelled(t *testing.T) {
+	a := chainOf("a")
+	images := newFake(map[digest.Digest]string{a: t.TempDir()})
+	s := open(t, Config{}, images)
+	if _, err := s.Prepare(t.Context(), "container", offer(t, s, "", a)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	images = newFake(images.dirs)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	mounts := 0
+	images.onMount = func() { mounts++ }
+	late := lateCancel{images, cancel}
+	if _, err := Open(ctx, Config{Root: s.cfg.Root}, late); err == nil || mounts != 1 {
+		t.Errorf("got %v after %d mounts", err, mounts)
+	}
+	images.holds(t, a, 0)
+}
+
+// lateCancel cancels when a tree has been mounted.
+type lateCancel struct {
+	*fakeImages
+	cancel func()
+}
+
+func (l lateCancel) Mount(ctx context.Context, chainID digest.Digest) (string, error) {
+	defer l.cancel()
+	return l.fakeImages.Mount(ctx, chainID)
+}
+
 // stuck Images do not answer until they are told to stop.
 type stuck struct{ *fakeImages }
 

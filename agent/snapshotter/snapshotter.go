@@ -27,6 +27,7 @@ package snapshotter
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -36,7 +37,9 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/continuity/fs"
+	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
+	"github.com/sirupsen/logrus"
 	"go.etcd.io/bbolt"
 	"golang.org/x/sync/singleflight"
 )
@@ -103,6 +106,7 @@ type Snapshotter struct {
 	cfg    Config
 	images Images
 	store  *storage.MetaStore
+	quiet  *log.Entry         // for the store, which logs the errors that it returns
 	mounts singleflight.Group // of trees for snapshots that have none yet, by snapshot ID
 
 	mu     sync.Mutex
@@ -138,12 +142,29 @@ func Open(ctx context.Context, cfg Config, images Images) (*Snapshotter, error) 
 	if err != nil {
 		return nil, err
 	}
-	s := &Snapshotter{cfg: cfg, images: images, store: store, live: map[string]tree{}, chains: map[digest.Digest]int{}, told: map[string]bool{}}
+	s := &Snapshotter{cfg: cfg, images: images, store: store, quiet: quiet(), live: map[string]tree{}, chains: map[digest.Digest]int{}, told: map[string]bool{}}
 	if err := s.reconcile(ctx); err != nil {
+		s.releaseAll()
 		store.Close()
 		return nil, fmt.Errorf("snapshotter: %w", err)
 	}
 	return s, nil
+}
+
+func quiet() *log.Entry {
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	return logrus.NewEntry(l)
+}
+
+// read calls do in a transaction of the database that changes nothing, write in one that is committed if do succeeds.
+// The context that do gets is for calls of package storage. Neither network nor mounts may be touched in do.
+func (s *Snapshotter) read(ctx context.Context, do storage.TransactionCallback) error {
+	return s.store.WithTransaction(log.WithLogger(ctx, s.quiet), false, do)
+}
+
+func (s *Snapshotter) write(ctx context.Context, do storage.TransactionCallback) error {
+	return s.store.WithTransaction(log.WithLogger(ctx, s.quiet), true, do)
 }
 
 // Close closes the database. Trees stay mounted: containers go on using them.
@@ -162,7 +183,7 @@ func (s *Snapshotter) Chains() []digest.Digest {
 
 // Stat returns the record of an active, view or committed snapshot.
 func (s *Snapshotter) Stat(ctx context.Context, key string) (info snapshots.Info, err error) {
-	err = s.store.WithTransaction(ctx, false, func(ctx context.Context) error {
+	err = s.read(ctx, func(ctx context.Context) error {
 		_, info, _, err = storage.GetInfo(ctx, key)
 		return err
 	})
@@ -171,7 +192,7 @@ func (s *Snapshotter) Stat(ctx context.Context, key string) (info snapshots.Info
 
 // Update changes labels. That a snapshot is remote cannot be changed by it.
 func (s *Snapshotter) Update(ctx context.Context, info snapshots.Info, fieldpaths ...string) (updated snapshots.Info, err error) {
-	err = s.store.WithTransaction(ctx, true, func(ctx context.Context) error {
+	err = s.write(ctx, func(ctx context.Context) error {
 		_, old, _, err := storage.GetInfo(ctx, info.Name)
 		if err != nil {
 			return err
@@ -197,7 +218,7 @@ func (s *Snapshotter) Update(ctx context.Context, info snapshots.Info, fieldpath
 func (s *Snapshotter) Usage(ctx context.Context, key string) (usage snapshots.Usage, err error) {
 	var id string
 	var info snapshots.Info
-	err = s.store.WithTransaction(ctx, false, func(ctx context.Context) error {
+	err = s.read(ctx, func(ctx context.Context) error {
 		id, info, usage, err = storage.GetInfo(ctx, key)
 		return err
 	})
@@ -212,7 +233,7 @@ func (s *Snapshotter) Usage(ctx context.Context, key string) (usage snapshots.Us
 // call any method.
 func (s *Snapshotter) Walk(ctx context.Context, do snapshots.WalkFunc, filters ...string) error {
 	var all []snapshots.Info
-	err := s.store.WithTransaction(ctx, false, func(ctx context.Context) error {
+	err := s.read(ctx, func(ctx context.Context) error {
 		all = all[:0]
 		return storage.WalkInfo(ctx, func(_ context.Context, info snapshots.Info) error {
 			all = append(all, info)

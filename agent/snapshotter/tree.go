@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/errdefs"
@@ -66,7 +68,7 @@ func (s *Snapshotter) adopt(ctx context.Context, key, id string, t tree) error {
 	if has {
 		return s.giveBack(t, nil)
 	}
-	err := s.store.WithTransaction(ctx, false, func(ctx context.Context) error {
+	err := s.read(ctx, func(ctx context.Context) error {
 		now, _, _, err := storage.GetInfo(ctx, key)
 		if err == nil && now != id {
 			err = errdefs.ErrNotFound
@@ -87,6 +89,16 @@ func (s *Snapshotter) release(id string) {
 	delete(s.live, id)
 	s.mu.Unlock()
 	_ = s.giveBack(t, nil)
+}
+
+// releaseAll gives back every tree.
+func (s *Snapshotter) releaseAll() {
+	s.mu.Lock()
+	ids := slices.Collect(maps.Keys(s.live))
+	s.mu.Unlock()
+	for _, id := range ids {
+		s.release(id)
+	}
 }
 
 // ensureTree returns the tree of an existing snapshot, mounting it if the snapshot holds none: after a restart.
