@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -201,5 +204,26 @@ func TestBytesText(t *testing.T) {
 		if got := bytesText(n); got != want {
 			t.Errorf("%d: got %q, want %q", n, got, want)
 		}
+	}
+}
+
+// An interrupt ends a command that waits for a registry, with one line.
+func TestInterrupted(t *testing.T) {
+	for _, args := range [][]string{{"convert", "", "--push"}, {"inspect", ""}} {
+		t.Run(args[0], func(t *testing.T) {
+			ctx, interrupt := context.WithCancel(t.Context())
+			stop := make(chan struct{})
+			server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				interrupt()
+				select {
+				case <-stop:
+				case <-r.Context().Done():
+				}
+			}))
+			defer server.Close()
+			defer close(stop)
+			args[1] = strings.TrimPrefix(server.URL, "http://") + "/image"
+			doWith(ctx, t, "", args...).checkFailed(t, 1, strings.TrimPrefix(server.URL, "http://"), "interrupted")
+		})
 	}
 }
