@@ -85,6 +85,19 @@ type SourceFunc func(ctx context.Context, ref Ref) ([]byte, error)
 
 func (f SourceFunc) Block(ctx context.Context, ref Ref) ([]byte, error) { return f(ctx, ref) }
 
+// A VerifiedSource is what a Source may be as well: one that knows whether all its blocks have been verified on the way to
+// it, so that nobody hashes them again.
+type VerifiedSource interface {
+	Source
+	Verified() bool
+}
+
+// IsVerified says whether the blocks that src gives are verified.
+func IsVerified(src Source) bool {
+	v, ok := src.(VerifiedSource)
+	return ok && v.Verified()
+}
+
 // Verify reports whether stored is the block that ref names, wrapping ErrCorrupt if not.
 func Verify(ref Ref, stored []byte) error {
 	if int64(len(stored)) != ref.Length {

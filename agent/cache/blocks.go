@@ -90,12 +90,17 @@ func (c *Cache) Has(ref blockfmt.Ref) bool {
 	return c.blocks[ref.ID] != nil
 }
 
-// Put implements blockfmt.Store. A block for which there is no room is not kept: that is logged once and no error, for
-// whoever has the bytes can go on.
-func (c *Cache) Put(_ context.Context, ref blockfmt.Ref, stored []byte) error {
+// Put implements blockfmt.Store.
+func (c *Cache) Put(ctx context.Context, ref blockfmt.Ref, stored []byte) error {
 	if err := blockfmt.Verify(ref, stored); err != nil {
 		return err
 	}
+	return c.Keep(ctx, ref, stored)
+}
+
+// Keep is Put for bytes that the caller has verified. A block for which there is no room is not kept: that is logged once
+// and no error, for whoever has the bytes can go on.
+func (c *Cache) Keep(_ context.Context, ref blockfmt.Ref, stored []byte) error {
 	if c.Has(ref) {
 		return nil
 	}

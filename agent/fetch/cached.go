@@ -16,6 +16,21 @@ type cached struct {
 	next  blockfmt.Source
 }
 
+// Verified holds because what next gives goes through the store first.
+func (c cached) Verified() bool { return true }
+
+// A keeper is what a Store may be as well: Keep is Put for bytes that were verified already.
+type keeper interface {
+	Keep(ctx context.Context, ref blockfmt.Ref, stored []byte) error
+}
+
+func (c cached) put(ctx context.Context, ref blockfmt.Ref, stored []byte) error {
+	if k, ok := c.store.(keeper); ok && blockfmt.IsVerified(c.next) {
+		return k.Keep(ctx, ref, stored)
+	}
+	return c.store.Put(ctx, ref, stored)
+}
+
 func (c cached) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
 	stored, err := c.store.Block(ctx, ref)
 	if err == nil || ctx.Err() != nil {
@@ -25,7 +40,7 @@ func (c cached) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
 		return nil, err
 	}
 	// A store that cannot keep the block says so in its own log; only wrong bytes concern the reader.
-	if err := c.store.Put(ctx, ref, stored); errors.Is(err, blockfmt.ErrCorrupt) {
+	if err := c.put(ctx, ref, stored); errors.Is(err, blockfmt.ErrCorrupt) {
 		return nil, fmt.Errorf("from the source behind the cache: %w", err)
 	}
 	return stored, nil

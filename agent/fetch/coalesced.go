@@ -53,6 +53,9 @@ func (c *Coalescer) Close() error {
 	return nil
 }
 
+// Verified implements blockfmt.VerifiedSource.
+func (c *Coalescer) Verified() bool { return blockfmt.IsVerified(c.next) }
+
 func (c *Coalescer) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
 	key := callKey{ref.ID, ref.Blob}
 	k, err := c.join(ctx, key, ref)

@@ -19,6 +19,8 @@ type deadline struct {
 	timeout time.Duration
 }
 
+func (d deadline) Verified() bool { return blockfmt.IsVerified(d.next) }
+
 func (d deadline) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
 	return within(ctx, d.next, ref, d.timeout)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/xylem-project/xylem/blockfmt"
 )
@@ -13,6 +14,10 @@ import (
 func Fallback(sources ...blockfmt.Source) blockfmt.Source { return fallback(sources) }
 
 type fallback []blockfmt.Source
+
+func (f fallback) Verified() bool {
+	return !slices.ContainsFunc(f, func(src blockfmt.Source) bool { return !blockfmt.IsVerified(src) })
+}
 
 func (f fallback) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
 	var failed error

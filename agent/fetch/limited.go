@@ -34,6 +34,8 @@ type limited struct {
 
 type ticket struct{ granted chan struct{} }
 
+func (l *limited) Verified() bool { return blockfmt.IsVerified(l.next) }
+
 func (l *limited) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
 	if err := l.acquire(ctx); err != nil {
 		return nil, fmt.Errorf("%v: %w", ref, err)

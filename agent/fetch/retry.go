@@ -42,6 +42,8 @@ type retry struct {
 	cfg  RetryConfig
 }
 
+func (r retry) Verified() bool { return blockfmt.IsVerified(r.next) }
+
 func (r retry) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
 	pause := r.cfg.First
 	for attempt := 1; ; attempt++ {

@@ -11,6 +11,8 @@ func Verified(src blockfmt.Source) blockfmt.Source { return verified{src} }
 
 type verified struct{ next blockfmt.Source }
 
+func (v verified) Verified() bool { return true }
+
 func (v verified) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
 	stored, err := v.next.Block(ctx, ref)
 	if err != nil {
