@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"math"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -95,9 +94,6 @@ func (c *Config) validate() error {
 	}
 	return nil
 }
-
-// workers bounds CPU-bound work such as decoding blocks.
-func workers() int { return max(2, runtime.GOMAXPROCS(0)) }
 
 // Duration is a time.Duration that is written as "1m30s".
 type Duration struct{ time.Duration }

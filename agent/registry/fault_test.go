@@ -89,9 +89,9 @@ func TestFaults(t *testing.T) {
 		"connection closed":       {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, blockfmt.ErrTransient, 3, false},
 		"stalls in the body":      {stall(len(content) / 2), blockfmt.ErrTransient, 3, false},
 		"closes in the body":      {abort, blockfmt.ErrTransient, 3, false},
-		"redirects without end":   {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path+"x", 307) }, blockfmt.ErrUnsupported, 1, false},
-		"redirects to nowhere":    {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1:1/", 307) }, blockfmt.ErrTransient, 3, false},
-		"redirects to a file":     {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "file:///etc/passwd", 307) }, blockfmt.ErrTransient, 3, false},
+		"redirects without end":   {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path+"x", http.StatusTemporaryRedirect) }, blockfmt.ErrUnsupported, 1, false},
+		"redirects to nowhere":    {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusTemporaryRedirect) }, blockfmt.ErrTransient, 3, false},
+		"redirects to a file":     {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "file:///etc/passwd", http.StatusTemporaryRedirect) }, blockfmt.ErrTransient, 3, false},
 		"answers with other HTTP": {func(w http.ResponseWriter, _ *http.Request) { hijack(w, "SSH-2.0-nonsense\r\n\r\n") }, blockfmt.ErrTransient, 3, false},
 	} {
 		for call, read := range calls {

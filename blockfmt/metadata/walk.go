@@ -8,6 +8,8 @@ import (
 )
 
 // SkipDir, returned by a Walk function for a directory, leaves out what is below it.
+//
+//lint:ignore ST1012 it is no failure, and named after fs.SkipDir
 var SkipDir = errors.New("skip this directory")
 
 // Walk calls do for every name in the tree, a directory before its entries and those in bytewise order. The root's path is
