@@ -75,23 +75,29 @@ func TestFaults(t *testing.T) {
 		"too long": {func(w http.ResponseWriter, r *http.Request) {
 			partial(w, r, append(content[:len(content):len(content)], 1))
 		}, blockfmt.ErrCorrupt, 1, true},
-		"nothing":                 {func(w http.ResponseWriter, r *http.Request) { partial(w, r, nil) }, blockfmt.ErrCorrupt, 1, true},
-		"not found":               {status(404), blockfmt.ErrNotFound, 1, false},
-		"unauthorized":            {status(401), blockfmt.ErrDenied, 1, false},
-		"forbidden":               {status(403), blockfmt.ErrDenied, 1, false},
-		"too many requests":       {status(429), blockfmt.ErrTransient, 3, false},
-		"internal error":          {status(500), blockfmt.ErrTransient, 3, false},
-		"bad gateway":             {status(502), blockfmt.ErrTransient, 3, false},
-		"method not allowed":      {status(405), blockfmt.ErrUnsupported, 1, false},
-		"range not satisfiable":   {status(416), blockfmt.ErrCorrupt, 1, false},
-		"no content":              {status(204), blockfmt.ErrCorrupt, 1, true},
-		"no answer":               {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, blockfmt.ErrTransient, 3, false},
-		"connection closed":       {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, blockfmt.ErrTransient, 3, false},
-		"stalls in the body":      {stall(len(content) / 2), blockfmt.ErrTransient, 3, false},
-		"closes in the body":      {abort, blockfmt.ErrTransient, 3, false},
-		"redirects without end":   {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path+"x", http.StatusTemporaryRedirect) }, blockfmt.ErrUnsupported, 1, false},
-		"redirects to nowhere":    {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusTemporaryRedirect) }, blockfmt.ErrTransient, 3, false},
-		"redirects to a file":     {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "file:///etc/passwd", http.StatusTemporaryRedirect) }, blockfmt.ErrTransient, 3, false},
+		"nothing":               {func(w http.ResponseWriter, r *http.Request) { partial(w, r, nil) }, blockfmt.ErrCorrupt, 1, true},
+		"not found":             {status(404), blockfmt.ErrNotFound, 1, false},
+		"unauthorized":          {status(401), blockfmt.ErrDenied, 1, false},
+		"forbidden":             {status(403), blockfmt.ErrDenied, 1, false},
+		"too many requests":     {status(429), blockfmt.ErrTransient, 3, false},
+		"internal error":        {status(500), blockfmt.ErrTransient, 3, false},
+		"bad gateway":           {status(502), blockfmt.ErrTransient, 3, false},
+		"method not allowed":    {status(405), blockfmt.ErrUnsupported, 1, false},
+		"range not satisfiable": {status(416), blockfmt.ErrCorrupt, 1, false},
+		"no content":            {status(204), blockfmt.ErrCorrupt, 1, true},
+		"no answer":             {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, blockfmt.ErrTransient, 3, false},
+		"connection closed":     {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, blockfmt.ErrTransient, 3, false},
+		"stalls in the body":    {stall(len(content) / 2), blockfmt.ErrTransient, 3, false},
+		"closes in the body":    {abort, blockfmt.ErrTransient, 3, false},
+		"redirects without end": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, r.URL.Path+"x", http.StatusTemporaryRedirect)
+		}, blockfmt.ErrUnsupported, 1, false},
+		"redirects to nowhere": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusTemporaryRedirect)
+		}, blockfmt.ErrTransient, 3, false},
+		"redirects to a file": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "file:///etc/passwd", http.StatusTemporaryRedirect)
+		}, blockfmt.ErrTransient, 3, false},
 		"answers with other HTTP": {func(w http.ResponseWriter, _ *http.Request) { hijack(w, "SSH-2.0-nonsense\r\n\r\n") }, blockfmt.ErrTransient, 3, false},
 	} {
 		for call, read := range calls {
