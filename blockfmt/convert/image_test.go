@@ -18,6 +18,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/xylem-project/xylem/blockfmt"
+	"github.com/xylem-project/xylem/blockfmt/blocktest"
 	"github.com/xylem-project/xylem/blockfmt/convert"
 	"github.com/xylem-project/xylem/blockfmt/metadata"
 )
@@ -286,4 +287,21 @@ func must(t testing.TB, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// decode reads a JSON blob of the layout.
+func (l *layout) decode(d ocispec.Descriptor, v any) {
+	data, err := os.ReadFile(l.path(d.Digest))
+	must(l.t, err)
+	must(l.t, json.Unmarshal(data, v))
+}
+
+// sparseLayer is the torture image's sparse layer, of a file larger than any limit used in tests.
+func sparseLayer(w io.Writer) error {
+	for _, l := range blocktest.TortureLayers() {
+		if l.Name == "sparse" {
+			return l.Write(w)
+		}
+	}
+	return nil
 }
