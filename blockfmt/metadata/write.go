@@ -114,7 +114,7 @@ func (l *layout) appendInode(b []byte, n *node, ino uint32) []byte {
 	case layoutInline:
 		b = l.appendData(b, n, n.blocks, n.blocks+1)
 	case layoutChunk:
-		b = appendPadding(b, chunkSize)
+		b = appendPadding(b, chunkSize) // which is where the kernel looks, wherever the xattrs end
 		b = appendChunks(b, n.size, n.chunkBits, n.extents)
 	}
 	return b
