@@ -40,6 +40,7 @@ var rules = []rule{
 	{"registryproxy", []string{"blockfmt"}, "an http.Handler over a Source"},
 	{"fuse", []string{"blockfmt", "blockfmt/metadata"}, "serves bytes; whose they are is not its business"},
 	{"fuse/erofs", []string{"blockfmt", "blockfmt/metadata", "fuse"}, "mounts metadata over files"},
+	{"fuse/fusetest", []string{"blockfmt"}, "real readers and mounts for tests of everything that serves files"},
 	{"scheduler", []string{"scheduler/...", "tree"}, "control plane; agents are known by the API only"},
 	{"scheduler/api", nil, "what agent and scheduler share"},
 	{"scheduler/placement", []string{"scheduler/api", "tree"}, "pure policy"},
@@ -51,7 +52,7 @@ var rules = []rule{
 }
 
 // Test files may also use the conformance suites, and build real input with the formats.
-var testsMay = []string{"blockfmt/..."}
+var testsMay = []string{"blockfmt/...", "fuse/fusetest"}
 
 // Words that say what a package is made of, not what it does.
 var badNames = []string{"util", "utils", "common", "types", "helper", "helpers", "manager", "base", "misc"}

@@ -6,12 +6,12 @@ set -euo pipefail
 # One line for each use.
 packages=(
     containerd runc                # what we plug into
+    containernetworking-plugins    # pods have a network
     docker-registry                # a real registry on loopback
     mmdebstrap umoci               # build the demo's image
     skopeo                         # push it
     erofs-utils                    # fsck.erofs and mkfs.erofs judge our images
     fuse3                          # fusermount3
-    attr libcap2-bin               # setfattr, setcap: files with attributes in test images
     gcc libc6-dev                  # the race detector
     iproute2 ca-certificates git
 )
@@ -38,4 +38,4 @@ fi
 export DEBIAN_FRONTEND=noninteractive
 echo "deps: installing ${missing[*]}"
 apt-get update -q </dev/null
-apt-get install -q -y --no-install-recommends "${missing[@]}" </dev/null
+apt-get install -q -y "${missing[@]}" </dev/null
