@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
@@ -156,7 +157,7 @@ func (f finder) best(ctx context.Context, source digest.Digest) (best []byte, er
 		if err != nil {
 			return nil, err
 		}
-		if rank := f.rank(manifest); rank > bestRank {
+		if rank := f.rank(manifest); rank > bestRank || best != nil && rank == bestRank && bytes.Compare(manifest, best) < 0 {
 			best, bestRank = manifest, rank
 		}
 	}
@@ -168,6 +169,10 @@ func (f finder) best(ctx context.Context, source digest.Digest) (best []byte, er
 
 // rank is negative for what is no block image.
 func (f finder) rank(manifest []byte) int {
+	var m ocispec.Manifest
+	if json.Unmarshal(manifest, &m) != nil || m.ArtifactType != blockfmt.ArtifactType {
+		return -1
+	}
 	rank := blockfmt.StartupBlocks(manifest)
 	if signatureOf(manifest, f.trusted) == "trusted" {
 		rank += 1 << 40
