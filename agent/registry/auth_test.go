@@ -285,7 +285,7 @@ func TestTLS(t *testing.T) {
 	pool.AddCert(s.Certificate())
 	read := func(change func(*registry.Config)) error {
 		c, _ := newClient(t, func(cfg *registry.Config) {
-			cfg.Attempts = 1
+			cfg.Attempts, cfg.StallTimeout, cfg.Timeout = 1, 20*time.Second, 30*time.Second // slow machines finish a handshake by then
 			change(cfg)
 		})
 		_, err := calls["Manifest"](context.Background(), repository(t, c, host))
