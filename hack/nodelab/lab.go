@@ -67,6 +67,9 @@ func Start(ctx context.Context, cfg Config) (*Lab, error) {
 	if l.registry, err = startRegistry(ctx, l.dir, l.storage); err != nil {
 		return nil, errors.Join(fmt.Errorf("registry: %w", err), l.Close())
 	}
+	if err := l.makeKey(ctx); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
 	return l, nil
 }
 
@@ -168,6 +171,17 @@ func (l *Lab) Close() error {
 	return errors.Join(errs...)
 }
 
+// makeKey makes the converter's key, which every node of the lab trusts.
+func (l *Lab) makeKey(ctx context.Context) error {
+	public, err := l.Run(ctx, "key")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(l.publicKey(), []byte(public), 0o600)
+}
+
+func (l *Lab) publicKey() string { return l.Path("converter.pub") }
+
 // Host of the registry, as host:port.
 func (l *Lab) Host() string { return l.registry.host }
 
@@ -187,8 +201,7 @@ func (l *Lab) Push(ctx context.Context, repository string, image v1.Image) (stri
 	return ref, nil
 }
 
-// Run runs the xylem command to its end and returns its stdout. Its root holds the converter's key, which every node of
-// the lab trusts.
+// Run runs the xylem command to its end and returns its stdout, with the converter's root and key.
 func (l *Lab) Run(ctx context.Context, args ...string) (string, error) {
 	return output(l.command(ctx, args...))
 }

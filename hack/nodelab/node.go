@@ -73,12 +73,7 @@ func (n *Node) configFile() string { return filepath.Join(n.dir, "agent.toml") }
 
 // startAgent runs `xylem agent` until its snapshotter answers.
 func (n *Node) startAgent(ctx context.Context, extra string) error {
-	key := filepath.Join(n.lab.Path("converter"), "converter.key.pub")
-	trusted := ""
-	if _, err := os.Stat(key); err == nil {
-		trusted = fmt.Sprintf("%q", key)
-	}
-	config := fmt.Sprintf("root = %q\nstate = %q\nadmin = \"\"\ntrusted_keys = [%s]\n%s\n", n.Root(), n.State(), trusted, extra)
+	config := fmt.Sprintf("root = %q\nstate = %q\nadmin = \"\"\ntrusted_keys = [%q]\n%s\n", n.Root(), n.State(), n.lab.publicKey(), extra)
 	if err := os.WriteFile(n.configFile(), []byte(config), 0o600); err != nil {
 		return err
 	}

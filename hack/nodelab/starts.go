@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -27,7 +28,7 @@ type Measured struct {
 }
 
 // CompareStarts measures them in turn, n times each: cold on a new node every time, then warm on the last nodes. reference
-// is called after each round of warm starts, for what is to be compared with them.
+// may be nil; it is called after each round of warm starts, for what is to be compared with them.
 func (l *Lab) CompareStarts(ctx context.Context, n int, reference func(context.Context) error, contenders ...Contender) (_ []Measured, err error) {
 	results := make([]Measured, len(contenders))
 	nodes := make([]*Node, len(contenders))
@@ -67,6 +68,9 @@ func (l *Lab) warm(ctx context.Context, n int, reference func(context.Context) e
 			}
 			results[i].Warm = append(results[i].Warm, took)
 		}
+		if reference == nil {
+			continue
+		}
 		if err := reference(ctx); err != nil {
 			return err
 		}
@@ -83,11 +87,26 @@ func (n *Node) cold(ctx context.Context, s Contender, result *Measured) error {
 	if n.agent == nil {
 		return nil
 	}
+	if err := n.Mounted(ctx, s.Ref); err != nil {
+		return err
+	}
 	metrics, err := n.Metrics(ctx)
 	if err != nil {
 		return err
 	}
 	result.Fetched = append(result.Fetched, metrics["xylem_fetch_bytes_total"])
+	return nil
+}
+
+// Mounted returns an error if the agent did not mount ref's block image: if the image was downloaded and unpacked as ever.
+func (n *Node) Mounted(ctx context.Context, ref string) error {
+	images, err := n.Xylem(ctx, "images", "--output", "json")
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(images, ref) {
+		return fmt.Errorf("%s was not mounted from a block image; the agent has %s, its log ends with:\n%s", ref, images, tail(n.AgentLog()))
+	}
 	return nil
 }
 
