@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -168,10 +169,19 @@ func TestStopAfterKill(t *testing.T) {
 	if len(d.shims()) != 1 || len(children(d.shims()[0])) != 1 || !mounted(t, d.Dir) {
 		t.Fatalf("the container did not outlive the daemon: shims %v", d.shims())
 	}
+	address, err := os.ReadFile(filepath.Join(d.bundleRoot(), "default", id, "address"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := strings.TrimPrefix(string(address), "unix://")
+	if _, err := os.Stat(socket); err != nil {
+		t.Fatal(err)
+	}
 	if err := d.Stop(); err != nil {
 		t.Error(err)
 	}
-	if left, _ := filepath.Glob("/sys/fs/cgroup/*/default/" + id); len(left) > 0 || len(d.shims()) > 0 || mounted(t, d.Dir) {
+	sockets, _ := filepath.Glob("/run/containerd/s/*")
+	if left, _ := filepath.Glob("/sys/fs/cgroup/*/default/" + id); len(left) > 0 || slices.Contains(sockets, socket) || len(d.shims()) > 0 || mounted(t, d.Dir) {
 		t.Errorf("left over: cgroups %v, shims %v, mounts %v", left, d.shims(), mounted(t, d.Dir))
 	}
 }

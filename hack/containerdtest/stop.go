@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -73,11 +74,15 @@ func (d *Daemon) terminate() error {
 	}
 }
 
+func (d *Daemon) bundleRoot() string {
+	return filepath.Join(d.path("state"), "io.containerd.runtime.v2.task")
+}
+
 type bundle struct{ namespace, id string }
 
 // bundles lists the containers that have runtime state in this daemon.
 func (d *Daemon) bundles() []bundle {
-	paths, _ := filepath.Glob(filepath.Join(d.path("state"), "io.containerd.runtime.v2.task", "*", "*"))
+	paths, _ := filepath.Glob(filepath.Join(d.bundleRoot(), "*", "*"))
 	var found []bundle
 	for _, p := range paths {
 		found = append(found, bundle{filepath.Base(filepath.Dir(p)), filepath.Base(p)})
@@ -91,6 +96,7 @@ func (d *Daemon) removeBundles() error {
 	defer cancel()
 	var errs []error
 	for _, b := range d.bundles() {
+		removeShimSocket(filepath.Join(d.bundleRoot(), b.namespace, b.id))
 		if _, err := os.Stat(filepath.Join(runcRoot, b.namespace, b.id)); err != nil {
 			continue
 		}
@@ -99,6 +105,18 @@ func (d *Daemon) removeBundles() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+var shimSocket = regexp.MustCompile(`unix://(/run/containerd/s/[0-9a-f]{64})`)
+
+// removeShimSocket removes the socket that a killed shim left outside of the daemon's directory; the bundle names it.
+func removeShimSocket(bundle string) {
+	for _, name := range []string{"address", "bootstrap.json"} { // 1.x, 2.x
+		text, _ := os.ReadFile(filepath.Join(bundle, name))
+		if m := shimSocket.FindSubmatch(text); m != nil {
+			os.Remove(string(m[1]))
+		}
+	}
 }
 
 // killShims kills the shims that serve this daemon's address, and what runs in them, and waits until they are gone.
