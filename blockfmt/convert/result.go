@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -26,6 +27,8 @@ type Result struct {
 	cache    *layerCache
 	dir      string // holds the merged metadata image
 	lock     *os.File
+	closing  sync.Once
+	closed   error
 	blobs    map[digest.Digest]content // all that the two manifests refer to
 	progress func(Progress)
 	workers  int
@@ -55,9 +58,10 @@ func (r *Result) Blob(d digest.Digest) (io.ReadCloser, error) {
 	return c.open()
 }
 
-// Close removes what is not in the conversion cache. The Result cannot be pushed or written any more.
+// Close removes what is not in the conversion cache. The Result cannot be pushed or written any more. Closing twice is no error.
 func (r *Result) Close() error {
-	return errors.Join(removeAll(r.dir), r.lock.Close(), r.cache.close())
+	r.closing.Do(func() { r.closed = errors.Join(removeAll(r.dir), r.lock.Close(), r.cache.close()) })
+	return r.closed
 }
 
 func (r *Result) path(name string) string { return filepath.Join(r.dir, name) }
