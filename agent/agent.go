@@ -99,6 +99,7 @@ func (a *agent) start(ctx context.Context, stop *closers) (err error) {
 		return fmt.Errorf("open snapshots: %w", err)
 	}
 	stop.add(a.snaps.Close)
+	a.images.holdAll(a.snaps.Chains())
 	return nil
 }
 

@@ -66,9 +66,6 @@ func (s *Images) load() error {
 		im, err := openImage(dir)
 		if err == nil {
 			s.images[im.artifact.Digest] = im
-			for _, chain := range im.chains { // until containerd says otherwise
-				s.live[chain] = true
-			}
 			continue
 		}
 		if !strings.HasPrefix(e.Name(), ".tmp-") {
@@ -104,7 +101,16 @@ func (s *Images) Resolve(ctx context.Context, req snapshotter.Request) error {
 	return nil
 }
 
-// Hold notes that containerd has a snapshot of the chain, so its image is kept. It reports whether the image is here.
+// holdAll notes the chains that containerd has snapshots of when the agent starts.
+func (s *Images) holdAll(chains []digest.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, chain := range chains {
+		s.live[chain] = true
+	}
+}
+
+// hold notes that containerd has a snapshot of the chain, so its image is kept. It reports whether the image is here.
 func (s *Images) hold(chain digest.Digest) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
