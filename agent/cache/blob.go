@@ -198,8 +198,10 @@ func (b *blob) validBytes() (n int64) {
 	return n
 }
 
-// keep writes the raw bytes of block i and marks it valid. A full disk is tried again after eviction.
+// keep writes the raw bytes of block i and marks it valid. A full disk is tried again after eviction. The budget is no
+// reason to fail, but to evict what is needed less.
 func (b *blob) keep(i int, raw []byte) error {
+	defer b.cache.makeRoom(0)
 	for try := 0; ; try++ {
 		err := b.write(i, raw)
 		if !isFull(err) || try == 3 || b.cache.evict(4*int64(len(raw))) == 0 {

@@ -25,6 +25,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/xylem-project/xylem/blockfmt"
 )
@@ -80,8 +81,9 @@ type Cache struct {
 	full    atomic.Bool // the last block could not be kept, and that was logged
 	wg      sync.WaitGroup
 
-	evicting sync.Mutex // held by the one that evicts
-	opening  sync.Mutex // held while blobs are opened and closed; taken before mu
+	evicting  sync.Mutex // held by the one that evicts
+	pointless time.Time  // until when eviction is not tried again; under evicting
+	opening   sync.Mutex // held while blobs are opened and closed; taken before mu
 
 	mu     sync.Mutex // guards what follows
 	done   bool

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"os"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -99,6 +100,10 @@ func (c *Cache) remove(e *entry) {
 	c.used -= e.size
 }
 
+// fruitless is how long nothing is evicted after it was not possible to evict enough: to find that out takes a look at
+// every block.
+const fruitless = time.Second
+
 // makeRoom evicts, if need be, until size more bytes fit into the budget, and says whether they do.
 func (c *Cache) makeRoom(size int64) bool {
 	over := func() int64 {
@@ -111,10 +116,16 @@ func (c *Cache) makeRoom(size int64) bool {
 	}
 	c.evicting.Lock()
 	defer c.evicting.Unlock()
-	if n := over(); n > 0 { // more than needed, so that this is rare
-		c.evictLocked(n + c.cfg.Budget/50)
+	if time.Now().Before(c.pointless) {
+		return over() <= 0
 	}
-	return over() <= 0
+	for n := over(); n > 0; n = over() {
+		if c.evictLocked(n+c.cfg.Budget/50) < n { // more than needed, so that this is rare
+			c.pointless = time.Now().Add(fruitless)
+			return false
+		}
+	}
+	return true
 }
 
 // evict frees size bytes of disk, or what can be freed of them, whatever the budget says.

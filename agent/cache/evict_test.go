@@ -116,6 +116,22 @@ func TestOpenDataFillsBudget(t *testing.T) {
 	}
 }
 
+// TestDataDisplacesBlocks: decompressed data takes its room from what is needed less, though nothing is put.
+func TestDataDisplacesBlocks(t *testing.T) {
+	blob, other := blocktest.NewBlob(10, 512<<10, 64<<10), blocktest.NewBlob(11, 2<<20, 64<<10)
+	c := open(t, cache.Config{Budget: 1200 << 10})
+	for _, ref := range other.Refs() {
+		if err := c.Put(t.Context(), ref, other.Bytes(ref)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := openFile(t, c, blob, blob, nil)
+	checkRange(t, f, blob, 0, len(blob.Raw))
+	if used := c.Used(); used > 1200<<10 {
+		t.Errorf("%d bytes used", used)
+	}
+}
+
 func TestIdleBlobIsEvicted(t *testing.T) {
 	blob := blocktest.NewBlob(5, 1<<20, 64<<10)
 	cfg := cache.Config{Dir: t.TempDir()}
