@@ -76,6 +76,7 @@ func (c *Client) SetCredentials(host string, cred Credentials) {
 			delete(a.entries, repo)
 		}
 	}
+	c.redirects.forget(key + "/")
 }
 
 // canonicalHost maps the names that container engines use for Docker Hub to the one of go-containerregistry.

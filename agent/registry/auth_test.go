@@ -271,6 +271,43 @@ func TestRedirectKeepsCredentials(t *testing.T) {
 	}
 }
 
+// TestRedirectIsRemembered: the second read of a blob goes to the storage at once; when the storage refuses, the registry is
+// asked again.
+func TestRedirectIsRemembered(t *testing.T) {
+	var signature, registryCalls, storageCalls atomic.Int32
+	storage := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		storageCalls.Add(1)
+		if r.URL.Query().Get("signature") != fmt.Sprint(signature.Load()) {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		partial(w, r, content)
+	})
+	host := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		registryCalls.Add(1)
+		http.Redirect(w, r, fmt.Sprintf("http://%s/data?signature=%d", storage, signature.Load()), http.StatusTemporaryRedirect)
+	})
+	c, _ := newClient(t, nil)
+	read := func(want, wantStorage int32) {
+		t.Helper()
+		registryCalls.Store(0)
+		storageCalls.Store(0)
+		if got, err := calls["Range"](t.Context(), repository(t, c, host)); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("%d bytes, %v", len(got), err)
+		}
+		if registryCalls.Load() != want || storageCalls.Load() != wantStorage {
+			t.Errorf("%d requests to the registry, %d to the storage; want %d and %d", registryCalls.Load(), storageCalls.Load(), want, wantStorage)
+		}
+	}
+	read(1, 1)
+	read(0, 1)
+	signature.Add(1) // the old one expires
+	read(1, 2)
+	read(0, 1)
+	c.SetCredentials(host, registry.Credentials{Username: "other", Password: "user"})
+	read(1, 1)
+}
+
 func TestTLS(t *testing.T) {
 	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.Contains(r.URL.Path, "manifests") {

@@ -117,7 +117,7 @@ func atEnd(body io.Reader) error {
 
 // open asks for a whole blob.
 func (r *Repository) open(ctx context.Context, desc ocispec.Descriptor) (body io.ReadCloser, err error) {
-	err = r.stream(ctx, request{method: http.MethodGet, url: r.url("blobs", desc.Digest.String())}, func(resp *http.Response) error {
+	err = r.stream(ctx, request{method: http.MethodGet, url: r.url("blobs", desc.Digest.String()), blob: desc.Digest.String()}, func(resp *http.Response) error {
 		if resp.ContentLength >= 0 && resp.ContentLength != desc.Size {
 			return fmt.Errorf("blob %s of %s: %d bytes, want %d: %w", desc.Digest, r, resp.ContentLength, desc.Size, blockfmt.ErrCorrupt)
 		}
@@ -138,7 +138,7 @@ func (r *Repository) Range(ctx context.Context, blob digest.Digest, off, n int64
 		return nil, fmt.Errorf("%d bytes at %d of %s: %w", n, off, blob, blockfmt.ErrCorrupt)
 	}
 	header := http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", off, off+n-1)}}
-	err = r.stream(ctx, request{http.MethodGet, r.url("blobs", blob.String()), header}, func(resp *http.Response) error {
+	err = r.stream(ctx, request{http.MethodGet, r.url("blobs", blob.String()), header, blob.String()}, func(resp *http.Response) error {
 		if err := cutRange(resp, off, n); err != nil {
 			return fmt.Errorf("bytes %d-%d of %s of %s: %w", off, off+n-1, blob, r, err)
 		}

@@ -84,6 +84,8 @@ type Client struct {
 	transport *http.Transport
 	http      *http.Client
 	auth      *authorizer
+	redirects memory // of blobs to storage, by repository and digest
+	noAPI     memory // hosts without the referrers API
 
 	mu       sync.Mutex
 	backoffs map[string]*backoff // by host

@@ -11,6 +11,9 @@ import (
 	"github.com/xylem-project/xylem/blockfmt"
 )
 
+// errUnrouted is a 404 that is not in a registry's words: it does not know the path, rather than the thing.
+var errUnrouted = errors.New("no such endpoint")
+
 // statusError makes an error of an answer that is no success. It reads the beginning of the body for the registry's
 // own words and leaves the connection fit for reuse.
 func statusError(resp *http.Response) error {
@@ -21,6 +24,9 @@ func statusError(resp *http.Response) error {
 	reason := ""
 	if json.Unmarshal(text, &body) == nil && len(body.Errors) > 0 {
 		reason = fmt.Sprintf(" (%.40q: %.120q)", body.Errors[0].Code, body.Errors[0].Message)
+	}
+	if reason == "" && resp.StatusCode == http.StatusNotFound {
+		return fmt.Errorf("status 404, %w: %w", errUnrouted, blockfmt.ErrNotFound)
 	}
 	return fmt.Errorf("status %d%s: %w", resp.StatusCode, reason, statusKind(resp.StatusCode))
 }

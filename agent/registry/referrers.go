@@ -28,8 +28,17 @@ func (r *Repository) Referrers(ctx context.Context, d digest.Digest, artifactTyp
 	}
 	ctx, cancel := r.withTimeout(ctx)
 	defer cancel()
-	list, err := r.referrersAPI(ctx, d, artifactType)
-	if errors.Is(err, blockfmt.ErrNotFound) || errors.Is(err, blockfmt.ErrUnsupported) {
+	var list []ocispec.Descriptor
+	noAPI := r.client.noAPI.get(r.host) != ""
+	var err error
+	if !noAPI {
+		list, err = r.referrersAPI(ctx, d, artifactType)
+		noAPI = errors.Is(err, blockfmt.ErrNotFound) || errors.Is(err, blockfmt.ErrUnsupported)
+		if errors.Is(err, errUnrouted) || errors.Is(err, blockfmt.ErrUnsupported) {
+			r.client.noAPI.set(r.host, "none", noAPILife)
+		}
+	}
+	if noAPI {
 		list, err = r.referrersTag(ctx, d)
 	}
 	if err != nil {
@@ -49,7 +58,7 @@ func (r *Repository) referrersAPI(ctx context.Context, d digest.Digest, artifact
 	}
 	header := http.Header{"Accept": {ocispec.MediaTypeImageIndex}}
 	for page := 0; next != "" && page < maxReferrerPages; page++ {
-		err := r.call(ctx, request{http.MethodGet, next, header}, func(resp *http.Response) error {
+		err := r.call(ctx, request{http.MethodGet, next, header, ""}, func(resp *http.Response) error {
 			if t := mediaType(resp); t != ocispec.MediaTypeImageIndex {
 				return fmt.Errorf("answer of type %.60q: %w", t, blockfmt.ErrUnsupported)
 			}

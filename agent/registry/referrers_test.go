@@ -73,6 +73,32 @@ func TestReferrers(t *testing.T) {
 	}
 }
 
+// TestReferrersAPIMissing: a registry without the API is asked for it once; one that only does not know the repository yet,
+// every time.
+func TestReferrersAPIMissing(t *testing.T) {
+	for body, want := range map[string]int{"404 page not found": 1, `{"errors":[{"code":"NAME_UNKNOWN","message":"no such repository"}]}`: 3} {
+		apiCalls := 0
+		host := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			if strings.Contains(r.URL.Path, "/referrers/") {
+				apiCalls++
+				w.WriteHeader(http.StatusNotFound)
+				_, _ = w.Write([]byte(body))
+				return
+			}
+			writeIndex(w, referrer(1, "mine"))
+		})
+		c, _ := newClient(t, nil)
+		for range 3 {
+			if got, err := repository(t, c, host).Referrers(t.Context(), digest.FromString("subject"), "mine"); err != nil || len(got) != 1 {
+				t.Errorf("%v, %v", got, err)
+			}
+		}
+		if apiCalls != want {
+			t.Errorf("%d requests to an API that answers %q, want %d", apiCalls, body, want)
+		}
+	}
+}
+
 // TestReferrersPages: pages are followed, within a bound, and not to other hosts.
 func TestReferrersPages(t *testing.T) {
 	subject := digest.FromString("subject")

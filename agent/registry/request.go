@@ -16,6 +16,7 @@ type request struct {
 	method string
 	url    string
 	header http.Header
+	blob   string // digest of the blob that is asked for, whose storage may be remembered
 }
 
 // call sends req until consume has a success to work on and returns no ErrTransient, at most Config.Attempts times. The
@@ -88,8 +89,30 @@ func (r *Repository) rest(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// send sends req once, or twice if the registry asks for authentication.
+// send sends req to where the registry redirected the same thing to before, else to the registry.
 func (r *Repository) send(ctx context.Context, req request) (*http.Response, error) {
+	if req.blob == "" {
+		return r.sendAuthorized(ctx, req)
+	}
+	key := r.String() + "@" + req.blob
+	if storage := r.client.redirects.get(key); storage != "" {
+		direct := req
+		direct.url = storage
+		resp, err := r.sendOnce(ctx, direct, "")
+		if err == nil || ctx.Err() != nil {
+			return resp, err
+		}
+		r.client.redirects.forget(key)
+	}
+	resp, err := r.sendAuthorized(ctx, req)
+	if err == nil && resp.Request.URL.String() != req.url {
+		r.client.redirects.set(key, resp.Request.URL.String(), redirectLife)
+	}
+	return resp, err
+}
+
+// sendAuthorized sends req once, or twice if the registry asks for authentication.
+func (r *Repository) sendAuthorized(ctx context.Context, req request) (*http.Response, error) {
 	auth, err := r.client.auth.header(ctx, r)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", req.method, req.url, err)
