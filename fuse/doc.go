@@ -12,11 +12,18 @@
 //
 // # Never touch a path on the mount from the serving process
 //
-// A thread of this process that opens, stats or reads a path below the mount waits for this process's own answer. That
-// ends well only while another thread is free to give it, which no lock and no os.File of the standard library promises:
-// os.Open adds the file to the runtime's poller, whose FUSE_POLL request can take the last running thread, and an exec with
-// an inherited descriptor can wait for the mount before the child exists. Read blobs through the Blob instead; take device
-// numbers from /proc/self/mountinfo. The one exception is the kernel's own opening of device files while EROFS is mounted
-// (package erofs): it happens inside a plain system call, during which the runtime lends the thread's processor to the
-// server, so it works with GOMAXPROCS=1 too. It needs that no goroutine holds a lock that Fill wants while it mounts.
+// This holds for the FUSE mount and for every tree that is mounted over it, in any of the ways of package erofs. A thread of
+// this process that waits for such a path waits for this process's own answer, and some ways of waiting keep the runtime
+// from giving it:
+//
+//   - Starting a program whose file or working directory lies there hangs for good (seen in a test): the thread that forks
+//     keeps its processor until the child has read the file, and the garbage collector waits for that thread. Let another
+//     program start it.
+//   - A page fault on a mapping of such a file keeps the processor as well.
+//   - os.Open on the FUSE mount adds the file to the runtime's poller, whose request can take the last running thread.
+//   - Whatever waits while it holds a lock that Fill wants.
+//
+// Read blobs through the Blob instead, and take device numbers from /proc/self/mountinfo. Plain open(2), read(2) and stat(2)
+// by package unix are safe, because the runtime lends the processor to somebody else meanwhile: so the kernel's opening of device
+// files while EROFS is mounted works with GOMAXPROCS=1 too.
 package fuse

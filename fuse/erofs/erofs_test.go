@@ -2,6 +2,7 @@ package erofs_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/xylem-project/xylem/blockfmt/metadata"
 	"github.com/xylem-project/xylem/fuse"
 	"github.com/xylem-project/xylem/fuse/erofs"
 	"github.com/xylem-project/xylem/fuse/fusetest"
@@ -179,6 +181,54 @@ func TestReadAhead(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Mounts made at the same time get their own readahead each.
+func TestReadAheadOfConcurrentMounts(t *testing.T) {
+	im := newImage(t, 1)
+	var g errgroup.Group
+	for i := range 8 {
+		blobs := im.blobs(t)
+		spec, _ := im.serve(t, blobs, fuse.Config{Log: testLog(t)})
+		spec.Target, spec.ReadAhead = t.TempDir(), []int{4 << 10, 512 << 10}[i%2]
+		t.Cleanup(func() { fusetest.AssertUnmounted(t, spec.Target) })
+		g.Go(func() error {
+			m, err := erofs.Mount(t.Context(), spec)
+			if err != nil {
+				return err
+			}
+			out, err := exec.Command("dd", "if="+m.Target()+"/layer-000/whole", "of=/dev/null", "bs=4K").CombinedOutput()
+			if err != nil {
+				err = fmt.Errorf("%w: %s", err, out)
+			} else if calls := blobs[0].Calls.Load(); (calls > 100) != (spec.ReadAhead == 4<<10) {
+				err = fmt.Errorf("readahead %d: %d requests for 220 pages", spec.ReadAhead, calls)
+			}
+			return errors.Join(err, m.Unmount(t.Context()))
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Programs are read by page faults.
+func TestRunProgram(t *testing.T) {
+	program, err := os.ReadFile("/bin/sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	padded := append(program, make([]byte, -len(program)&4095)...)
+	im := &image{tree: &metadata.Tree{Root: dir(0o755)}, devices: [][]byte{padded}}
+	im.tree.Root.Entries["sh"] = file(int64(len(program)), metadata.Extent{Length: int64(len(program))})
+	im.tree.Root.Entries["sh"].Mode |= 0o111
+	im.write(t)
+	inAllWays(t, im, fuse.Config{}, func(t *testing.T, spec erofs.Spec, blobs []*fusetest.Blob) {
+		m := mount(t, spec)
+		// Not started from here: see package fuse.
+		if got := fusetest.Run(t, "sh", "-c", m.Target()+"/sh -c 'echo $((6*7))'; exit"); string(got) != "42\n" {
+			t.Errorf("printed %q", got)
+		}
+	})
 }
 
 func TestParseWay(t *testing.T) {

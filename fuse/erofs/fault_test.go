@@ -74,6 +74,20 @@ func errorIf(failed bool) error {
 	return nil
 }
 
+// EROFS takes what a short reply lacks for zeros, so there must be none when a local file has lost its end.
+func TestTruncatedBlobIsEIO(t *testing.T) {
+	im := newImage(t, 1)
+	inAllWays(t, im, fuse.Config{}, func(t *testing.T, spec erofs.Spec, blobs []*fusetest.Blob) {
+		if err := blobs[0].Fill(t.Context(), 0, blobs[0].Size()); err != nil {
+			t.Fatal(err)
+		}
+		if err := blobs[0].File().Truncate(500_000); err != nil {
+			t.Fatal(err)
+		}
+		assertFails(t, mount(t, spec).Target()+"/layer-000/whole")
+	})
+}
+
 func TestSlowSource(t *testing.T) {
 	im := newImage(t, 1)
 	want := im.content(im.tree.Root.Entries["layer-000"].Entries["holes"])

@@ -39,6 +39,13 @@ func newImage(t testing.TB, n int) *image {
 			metadata.Extent{FileOffset: 49 << 12, Length: 1 << 12, Device: i, DeviceOffset: 255 << 12})
 	}
 	im.addOddities()
+	im.write(t)
+	return im
+}
+
+// write writes the metadata image.
+func (im *image) write(t testing.TB) {
+	t.Helper()
 	for _, data := range im.devices {
 		im.tree.Devices = append(im.tree.Devices, metadata.Device{Size: int64(len(data))})
 	}
@@ -50,7 +57,6 @@ func newImage(t testing.TB, n int) *image {
 	if err := os.WriteFile(im.metadata, b.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return im
 }
 
 func (im *image) addOddities() {
