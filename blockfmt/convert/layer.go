@@ -164,9 +164,8 @@ func (j *layerJob) finish(l *layer, enc *encoded) error {
 	encodedIndex := index.Encode()
 	indexDigest := digest.FromBytes(encodedIndex)
 	l.Blob = ocispec.Descriptor{MediaType: blockfmt.MediaTypeBlob, Digest: enc.Digest, Size: enc.Size, Annotations: map[string]string{
-		blockfmt.AnnotationRole:               blockfmt.RoleDevice,
-		blockfmt.AnnotationUncompressedDigest: enc.Raw.String(),
-		blockfmt.AnnotationChunkIndexDigest:   indexDigest.String(),
+		blockfmt.AnnotationRole:             blockfmt.RoleDevice,
+		blockfmt.AnnotationChunkIndexDigest: indexDigest.String(),
 	}}
 	if l.StartupBlocks > 0 {
 		l.Blob.Annotations[blockfmt.AnnotationStartupBlocks] = strconv.Itoa(l.StartupBlocks)
