@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -24,6 +25,8 @@ type Registry struct {
 	PlainHTTP bool
 	// Keychain finds credentials. Default: the docker configuration and the credential helpers it names.
 	Keychain authn.Keychain
+	// Stall is how long a registry may send nothing before the request is given up as ErrTransient. Default: 30 s.
+	Stall time.Duration
 	// Transport carries requests. Default: go-containerregistry's, with its timeouts and proxy settings.
 	Transport http.RoundTripper
 }
@@ -49,6 +52,9 @@ func (r Registry) withDefaults() Registry {
 	}
 	if r.Transport == nil {
 		r.Transport = remote.DefaultTransport
+	}
+	if r.Stall <= 0 {
+		r.Stall = 30 * time.Second
 	}
 	return r
 }
@@ -126,7 +132,12 @@ func (s *repositoryStore) manifest(ctx context.Context, ref string) ([]byte, oci
 	if strings.Contains(ref, ":") {
 		target = s.repo.Digest(ref)
 	}
-	got, err := remote.Get(target, s.reg.options(ctx)...)
+	limited, cancel := context.WithTimeout(ctx, s.reg.Stall)
+	defer cancel()
+	got, err := remote.Get(target, s.reg.options(limited)...)
+	if limited.Err() != nil && ctx.Err() == nil {
+		err = stalled(s.reg.Stall)
+	}
 	if err != nil {
 		return nil, ocispec.Descriptor{}, fmt.Errorf("manifest %s: %w", ref, registryKind(err))
 	}
@@ -135,34 +146,71 @@ func (s *repositoryStore) manifest(ctx context.Context, ref string) ([]byte, oci
 	}, nil
 }
 
+func stalled(after time.Duration) error {
+	return fmt.Errorf("registry sent nothing for %v: %w", after, blockfmt.ErrTransient)
+}
+
 func (s *repositoryStore) blob(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	url := fmt.Sprintf("%s://%s/v2/%s/blobs/%s", s.repo.Scheme(), s.repo.RegistryStr(), s.repo.RepositoryStr(), desc.Digest)
+	ctx, cancel := context.WithCancelCause(ctx)
+	b := &registryBody{ctx: ctx, cancel: cancel, blob: desc.Digest, stall: s.reg.Stall}
+	b.watch = time.AfterFunc(b.stall, func() { cancel(stalled(b.stall)) })
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return nil, fmt.Errorf("blob %s: %w", desc.Digest, err)
+		return nil, b.fail(err)
 	}
 	resp, err := s.client.Do(req)
-	if err == nil {
-		if err = transport.CheckError(resp, http.StatusOK); err == nil {
-			return registryBody{resp.Body, desc.Digest}, nil
-		}
-		resp.Body.Close()
+	if err != nil {
+		return nil, b.fail(err)
 	}
-	return nil, fmt.Errorf("blob %s: %w", desc.Digest, registryKind(err))
+	b.body = resp.Body
+	if err := transport.CheckError(resp, http.StatusOK); err != nil {
+		resp.Body.Close()
+		return nil, b.fail(err)
+	}
+	b.watch.Stop()
+	return b, nil
 }
 
-// registryBody gives the errors of a response's body their kind.
+// registryBody is the body of a response. It gives up when the registry stalls, and gives errors their kind.
 type registryBody struct {
-	io.ReadCloser
-	blob digest.Digest
+	body   io.ReadCloser
+	ctx    context.Context // of the request
+	cancel context.CancelCauseFunc
+	watch  *time.Timer // runs while a Read waits, and cancels ctx
+	stall  time.Duration
+	blob   digest.Digest
 }
 
-func (b registryBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
+func (b *registryBody) Read(p []byte) (int, error) {
+	b.watch.Reset(b.stall)
+	n, err := b.body.Read(p)
+	b.watch.Stop()
 	if err != nil && err != io.EOF {
-		err = fmt.Errorf("blob %s: %w", b.blob, registryKind(err))
+		err = b.describe(err)
 	}
 	return n, err
+}
+
+func (b *registryBody) Close() error {
+	b.watch.Stop()
+	b.cancel(nil)
+	return b.body.Close()
+}
+
+// fail ends a request that has no body.
+func (b *registryBody) fail(err error) error {
+	err = b.describe(err)
+	b.watch.Stop()
+	b.cancel(nil)
+	return err
+}
+
+func (b *registryBody) describe(err error) error {
+	if cause := context.Cause(b.ctx); cause != nil {
+		err = cause
+	}
+	return fmt.Errorf("blob %s: %w", b.blob, registryKind(err))
 }
 
 // registryKind gives an error of the registry client one of blockfmt's kinds.

@@ -451,3 +451,54 @@ type fixed struct{}
 func (fixed) Resolve(authn.Resource) (authn.Authenticator, error) {
 	return &authn.Basic{Username: "u", Password: "p"}, nil
 }
+
+// A registry that stops sending in the middle is given up after a bound, at every kind of request.
+func TestStalledRegistry(t *testing.T) {
+	data := archive(t, file("big", strings.Repeat("some text ", 100_000)))
+	for _, part := range []string{"/manifests/", "/blobs/" + digest.FromBytes(data).String()} {
+		var on atomic.Bool
+		addr := memoryRegistry(t, func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				if !on.Load() || req.Method != http.MethodGet || !strings.Contains(req.URL.Path, part) {
+					h.ServeHTTP(w, req)
+					return
+				}
+				w.Header().Set("Content-Length", fmt.Sprint(len(data)))
+				_, _ = w.Write(data[:1000])
+				w.(http.Flusher).Flush()
+				<-req.Context().Done()
+			})
+		})
+		l := newLayout(t)
+		ref := addr + "/x:y"
+		upload(t, l, l.image("", ocispec.MediaTypeImageManifest, amd64, source{tar: data, pack: plain, mediaType: ocispec.MediaTypeImageLayer}), ref)
+		on.Store(true)
+		src, err := convert.Open(context.Background(), ref, "", convert.Registry{Stall: 100 * time.Millisecond})
+		if err == nil {
+			_, err = convert.Convert(context.Background(), src, convert.Options{TempDir: t.TempDir()})
+		}
+		if !errors.Is(err, blockfmt.ErrTransient) || !strings.Contains(err.Error(), "sent nothing") {
+			t.Errorf("%s: %v", part, err)
+		}
+	}
+}
+
+// A cancelled conversion ends at once and leaves nothing behind.
+func TestCancelledConversion(t *testing.T) {
+	for _, phase := range []convert.Phase{convert.PhaseFetch, convert.PhaseEncode} {
+		ctx, cancel := context.WithCancel(context.Background())
+		temp := t.TempDir()
+		_, err := convert.Convert(ctx, open(t, threeLayers(t, "v1")), convert.Options{TempDir: temp, Progress: func(p convert.Progress) {
+			if p.Phase == phase {
+				cancel()
+			}
+		}})
+		cancel()
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", phase, err)
+		}
+		if left, _ := os.ReadDir(temp); len(left) != 0 {
+			t.Errorf("%s: left behind %v", phase, left)
+		}
+	}
+}
