@@ -48,6 +48,7 @@ func run(ctx context.Context, report *Report, args []string, fuzzTime time.Durat
 		return err
 	}
 	for _, t := range targets {
+		report.label = " " + t.Name
 		if err := goTest(ctx, report, "-run=^$", "-fuzz=^"+t.Name+"$", "-fuzztime="+fuzzTime.String(), t.Package); err != nil {
 			return err
 		}

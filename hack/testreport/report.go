@@ -24,6 +24,7 @@ type testKey struct{ pkg, test string }
 // Report collects the events of one or more runs. Not safe for concurrent use.
 type Report struct {
 	out                     io.Writer
+	label                   string // of the run, printed with its packages
 	passed, failed, skipped int
 	output                  map[testKey]*strings.Builder // of what has not ended yet
 	builds                  map[string]*strings.Builder  // what the compiler said, by import path
@@ -106,7 +107,7 @@ func (r *Report) endPackage(e event) {
 		r.printUnfinished(e.Package)
 	}
 	if e.Action != "skip" {
-		fmt.Fprintf(r.out, "%-4s %s %.1fs\n", e.Action, e.Package, e.Elapsed)
+		fmt.Fprintf(r.out, "%-4s %s%s %.1fs\n", e.Action, e.Package, r.label, e.Elapsed)
 	}
 	delete(r.output, testKey{e.Package, ""})
 	delete(r.failedIn, e.Package)
