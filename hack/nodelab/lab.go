@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -195,7 +196,9 @@ func (l *Lab) Push(ctx context.Context, repository string, image v1.Image) (stri
 	if err != nil {
 		return "", err
 	}
-	if err := remote.Write(tag, image, remote.WithContext(ctx)); err != nil {
+	transport := remote.DefaultTransport.(*http.Transport).Clone()
+	defer transport.CloseIdleConnections()
+	if err := remote.Write(tag, image, remote.WithContext(ctx), remote.WithTransport(transport)); err != nil {
 		return "", fmt.Errorf("push %s: %w", ref, err)
 	}
 	return ref, nil

@@ -108,17 +108,36 @@ func (n *Node) Xylem(ctx context.Context, args ...string) (string, error) {
 	return output(exec.CommandContext(ctx, n.lab.xylem, append([]string{"--config", n.configFile(), "--log-level", "warn"}, args...)...))
 }
 
+// AgentLogTail returns the end of the agent's log, for error messages.
+func (n *Node) AgentLogTail() string { return tail(n.AgentLog()) }
+
+// command of xylem that goes through the node's containerd.
+func (n *Node) command(ctx context.Context, name, snapshotter, ref string, args ...string) *exec.Cmd {
+	args = append([]string{"--root", n.Root(), "--state", n.State(), "--log-level", "warn", name, "--address", n.Containerd.Address,
+		"--hosts-dir", n.Containerd.HostsDir(), "--snapshotter", snapshotter, ref}, args...)
+	return exec.CommandContext(ctx, n.lab.xylem, args...)
+}
+
+// Pull pulls an image with `xylem pull`.
+func (n *Node) Pull(ctx context.Context, snapshotter, ref string) error {
+	_, err := output(n.command(ctx, "pull", snapshotter, ref))
+	return n.explain(err)
+}
+
 // Run starts a container of ref with `xylem run`, pulling the image first if it is not on the node, and returns the time
 // from the command's start to the first line that the container's program prints, once the program has ended. The
 // command is the same for every snapshotter, so what differs is the snapshotter.
 func (n *Node) Run(ctx context.Context, snapshotter, ref string, args ...string) (time.Duration, string, error) {
-	args = append([]string{"--root", n.Root(), "--state", n.State(), "--log-level", "warn", "run", "--address", n.Containerd.Address,
-		"--hosts-dir", n.Containerd.HostsDir(), "--snapshotter", snapshotter, ref}, args...)
-	took, line, err := firstLine(exec.CommandContext(ctx, n.lab.xylem, args...))
-	if err != nil && n.agent != nil {
-		err = fmt.Errorf("%w\nthe agent's log ends with:\n%s", err, tail(n.AgentLog()))
+	took, line, err := firstLine(n.command(ctx, "run", snapshotter, ref, args...))
+	return took, line, n.explain(err)
+}
+
+// explain adds what the agent said to an error.
+func (n *Node) explain(err error) error {
+	if err == nil || n.agent == nil {
+		return err
 	}
-	return took, line, err
+	return fmt.Errorf("%w\nthe agent's log ends with:\n%s", err, n.AgentLogTail())
 }
 
 // Cold is Run with nothing of the image on the machine and no file in the page cache.

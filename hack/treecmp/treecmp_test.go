@@ -106,6 +106,16 @@ func TestFindsDifference(t *testing.T) {
 	}
 }
 
+func TestIgnore(t *testing.T) {
+	want, got := plant(t), plant(t)
+	must(t, os.Chtimes(filepath.Join(got, "d"), time.Time{}, time.Unix(1, 2)))
+	must(t, os.Chmod(filepath.Join(got, "d"), 0o700))
+	ignore := func(path, property string) bool { return path == "d" && property == "mtime" }
+	if differences, err := Compare(t.Context(), want, got, Options{Ignore: ignore}); err != nil || len(differences) != 1 || !strings.Contains(differences[0], "mode") {
+		t.Errorf("want a difference of mode only, got %q, %v", differences, err)
+	}
+}
+
 func remake(path string, make func(string) error) error {
 	if err := os.Remove(path); err != nil {
 		return err
