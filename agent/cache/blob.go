@@ -20,6 +20,7 @@ type blob struct {
 	data  *os.File
 	state *os.File       // the map file
 	refs  int            // Files, and finish while it runs; under Cache.mu
+	fresh int64          // bytes on disk that count for the budget; under Cache.mu
 	wg    sync.WaitGroup // of the fills
 
 	good bitmap // written or checked by this process: the fast path's question
@@ -31,7 +32,6 @@ type blob struct {
 	files    map[*File]bool
 	sums     []byte // CRC-32C of each block that is there, 4 bytes each
 	left     int    // blocks that are not there
-	fresh    int64  // bytes on disk that count for the budget
 	stopped  bool
 	finish   bool // under way
 	complete bool // in complete/, all there, synced
@@ -245,12 +245,12 @@ func (b *blob) writeBit(i int) error {
 	return err
 }
 
-// count adds to the bytes on disk; mu is held.
+// count adds to the bytes on disk.
 func (b *blob) count(n int64) {
-	b.fresh += n
 	b.cache.mu.Lock()
+	defer b.cache.mu.Unlock()
+	b.fresh += n
 	b.cache.used += n
-	b.cache.mu.Unlock()
 }
 
 // forget takes block i back: it is not what it was when it was written.

@@ -18,12 +18,12 @@ import (
 const crashDirEnv = "XYLEM_CACHE_CRASH_DIR"
 
 // crashBlob is what that process works with. Small blocks: the more often it is between two steps the better.
-func crashBlob() *blocktest.Blob { return blocktest.NewBlob(42, 4<<20, 8<<10) }
+func crashBlob() *blocktest.Blob { return blocktest.NewBlob(42, 2<<20, 8<<10) }
 
 // crashChild fills and puts, in random order, and says when it has begun. It never returns.
 func crashChild(dir string) {
 	blob := crashBlob()
-	c, err := cache.Open(cache.Config{Dir: dir, Budget: 2 << 20})
+	c, err := cache.Open(cache.Config{Dir: dir, Budget: 1 << 20})
 	if err != nil {
 		fmt.Println("open:", err)
 		os.Exit(3)
@@ -53,7 +53,7 @@ func TestKill(t *testing.T) {
 	blob := crashBlob()
 	logs := &logBook{}
 	kept := false
-	for round := range 12 {
+	for round := range 10 {
 		killAfter(t, dir, 1+rand.IntN(blob.Index.Len()))
 		cfg := cache.Config{Dir: dir, Logger: logs.logger()}
 		count := session(t, cfg, blob, func(c *cache.Cache, f *cache.File) {
