@@ -160,7 +160,9 @@ func ParseArtifact(manifest, config []byte) (*Artifact, error) {
 		if err := l.validate(); err != nil {
 			return fail(ErrCorrupt, "source layer %d: %v", i, err)
 		}
-		l.StartupBlocks, _ = strconv.Atoi(l.Blob.Annotations[AnnotationStartupBlocks]) // a hint: 0 if it is not readable
+		if n, err := strconv.Atoi(l.Blob.Annotations[AnnotationStartupBlocks]); err == nil && n > 0 { // a hint: 0 if it makes no sense
+			l.StartupBlocks = n
+		}
 		a.Layers = append(a.Layers, l)
 	}
 	a.Metadata = m.Layers[len(m.Layers)-1]
