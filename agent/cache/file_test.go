@@ -144,7 +144,10 @@ func TestFillFaults(t *testing.T) {
 		t.Run(fault.String(), func(t *testing.T) {
 			logs := &logBook{}
 			c := open(t, cache.Config{Logger: logs.logger()})
-			f := openFile(t, c, blob, blocktest.FirstCalls(blob, 1, fault), nil)
+			f := openFile(t, c, blob, blocktest.FirstCalls(blob, 2, fault), nil)
+			if err := f.Prefetch(t.Context(), 0); !errors.Is(err, fault.Kind()) {
+				t.Errorf("prefetch: error %v, want %v", err, fault.Kind())
+			}
 			if err := f.Fill(t.Context(), 0, 1); !errors.Is(err, fault.Kind()) {
 				t.Errorf("error %v, want %v", err, fault.Kind())
 			}

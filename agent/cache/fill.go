@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"os"
 
 	"github.com/xylem-project/xylem/blockfmt"
@@ -48,11 +49,12 @@ func (b *blob) join(ctx context.Context, f *File, i int, background bool) *fill 
 	b.fills[i] = k
 	b.wg.Go(func() {
 		err := b.fetch(shared, f, i)
-		if err != nil && shared.Err() == nil {
-			b.cache.cfg.Logger.Warn("block cannot be read", "blob", b.ix.Blob(), "block", i, "error", err)
-		}
+		canceled := shared.Err() != nil
 		k.cancel()
 		b.forgetFill(k)
+		if err != nil && !canceled {
+			b.logFailure(k, err)
+		}
 		k.err = err
 		close(k.done)
 		if err == nil {
@@ -60,6 +62,18 @@ func (b *blob) join(ctx context.Context, f *File, i int, background bool) *fill 
 		}
 	})
 	return k
+}
+
+// logFailure writes the one line for a block that somebody demanded. That one could not be prefetched will be seen if it
+// is demanded.
+func (b *blob) logFailure(k *fill, err error) {
+	b.mu.Lock()
+	level := slog.LevelWarn
+	if k.background {
+		level = slog.LevelDebug
+	}
+	b.mu.Unlock()
+	b.cache.cfg.Logger.Log(context.Background(), level, "block cannot be read", "blob", b.ix.Blob(), "block", k.block, "error", err)
 }
 
 // leave takes a waiter away; without any, the fill is canceled and nobody joins it any more.
