@@ -43,14 +43,25 @@ type authorizer struct {
 	entries map[string]*authEntry  // by Repository.String
 }
 
-// authEntry is what is known for one repository. mu is held while a token is fetched, so that requests that need one
-// share it.
+// authEntry is what is known for one repository. It is locked while a token is fetched, so that requests that need one
+// share it; who waits for that does so no longer than its context.
 type authEntry struct {
-	mu        sync.Mutex
+	locked    chan struct{} // holds one element while locked
 	header    string
 	expires   time.Time // zero: never
 	challenge challenge
 }
+
+func (e *authEntry) lock(ctx context.Context, host string) error {
+	select {
+	case e.locked <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return transportError(ctx, host, ctx.Err())
+	}
+}
+
+func (e *authEntry) unlock() { <-e.locked }
 
 func newAuthorizer(cfg Config, client *http.Client) *authorizer {
 	return &authorizer{cfg: cfg, http: client, creds: map[string]Credentials{}, entries: map[string]*authEntry{}}
@@ -93,7 +104,7 @@ func (a *authorizer) entry(r *Repository) *authEntry {
 	defer a.mu.Unlock()
 	e := a.entries[r.String()]
 	if e == nil {
-		e = &authEntry{}
+		e = &authEntry{locked: make(chan struct{}, 1)}
 		a.entries[r.String()] = e
 	}
 	return e
@@ -103,8 +114,10 @@ func (a *authorizer) entry(r *Repository) *authEntry {
 // to expire.
 func (a *authorizer) header(ctx context.Context, r *Repository) (string, error) {
 	e := a.entry(r)
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	if err := e.lock(ctx, r.host); err != nil {
+		return "", err
+	}
+	defer e.unlock()
 	if e.expires.IsZero() || time.Now().Before(e.expires) {
 		return e.header, nil
 	}
@@ -115,8 +128,10 @@ func (a *authorizer) header(ctx context.Context, r *Repository) (string, error) 
 // ErrDenied if there is none.
 func (a *authorizer) challenged(ctx context.Context, r *Repository, sent string, h http.Header) (string, error) {
 	e := a.entry(r)
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	if err := e.lock(ctx, r.host); err != nil {
+		return "", err
+	}
+	defer e.unlock()
 	if e.header != sent && e.header != "" { // another request was faster
 		return e.header, nil
 	}
@@ -134,7 +149,7 @@ func (a *authorizer) challenged(ctx context.Context, r *Repository, sent string,
 	return e.header, nil
 }
 
-// renew sets e.header from e.challenge and the credentials; e.mu is held.
+// renew sets e.header from e.challenge and the credentials; e is locked.
 func (a *authorizer) renew(ctx context.Context, r *Repository, e *authEntry) error {
 	cred, err := a.credentials(ctx, r)
 	if err != nil {

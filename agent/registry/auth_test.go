@@ -239,6 +239,41 @@ func TestTokenServerFaults(t *testing.T) {
 	}
 }
 
+// TestTokenServerHangs: those who wait for another one's token wait no longer than they would for their own.
+func TestTokenServerHangs(t *testing.T) {
+	g := startGuarded(t, "")
+	g.tokens = serve(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	c, _ := newClient(t, func(cfg *registry.Config) { cfg.Timeout = 1500 * time.Millisecond })
+	start := time.Now()
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			if err := g.read(t, c); !errors.Is(err, blockfmt.ErrTransient) {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if d := time.Since(start); d > 5*time.Second {
+		t.Errorf("took %v", d)
+	}
+}
+
+// TestDockerHub: the names that engines use for it are one.
+func TestDockerHub(t *testing.T) {
+	for _, host := range []string{"docker.io", "registry-1.docker.io", "index.docker.io"} {
+		if got := registry.CanonicalHost(host); got != "index.docker.io" {
+			t.Errorf("%s: %s", host, got)
+		}
+	}
+	c, _ := newClient(t, nil)
+	for ref, want := range map[string]string{"alpine": "index.docker.io/library/alpine", "docker.io/library/alpine:3": "index.docker.io/library/alpine", "localhost:5000/a/b@" + digest.FromString("").String(): "localhost:5000/a/b"} {
+		if r, err := c.Repository(ref); err != nil || r.String() != want {
+			t.Errorf("%s: %v, %v; want %s", ref, r, err, want)
+		}
+	}
+}
+
 // TestRedirectKeepsCredentials: the storage that a registry redirects to gets the request, and not the credentials,
 // even if it is the same host on another port.
 func TestRedirectKeepsCredentials(t *testing.T) {

@@ -24,3 +24,5 @@ func PickChallenge(headers []string) (scheme string, params map[string]string, o
 }
 
 func ParseContentRange(s string) (first, last, total int64, err error) { return parseContentRange(s) }
+
+func CanonicalHost(host string) string { return canonicalHost(host) }
