@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/xylem-project/xylem/blockfmt"
 	"github.com/xylem-project/xylem/blockfmt/metadata"
 	"github.com/xylem-project/xylem/fuse"
@@ -82,10 +84,12 @@ func (f localFile) Fill(context.Context, int64, int64) error { return nil }
 func openFiles(paths []string) ([]localFile, error) {
 	var files []localFile
 	for _, path := range paths {
-		f, err := os.Open(path)
+		// Not os.Open, which makes the runtime poll the file: see package fuse.
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return nil, errors.Join(err, closeFiles(files))
+			return nil, errors.Join(fmt.Errorf("open device %s: %w", path, withKind(err)), closeFiles(files))
 		}
+		f := os.NewFile(uintptr(fd), path)
 		info, err := f.Stat()
 		if err != nil {
 			return nil, errors.Join(err, f.Close(), closeFiles(files))
