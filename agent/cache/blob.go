@@ -253,13 +253,14 @@ func (b *blob) count(n int64) {
 	b.cache.used += n
 }
 
-// forget takes block i back: it is not what it was when it was written.
-func (b *blob) forget(i int) error {
+// discard takes block i back: it is not what it was when it was written. It logs that, once for whoever finds out.
+func (b *blob) discard(i int) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.have.get(i) {
 		return nil
 	}
+	b.cache.cfg.Logger.Warn("damaged decompressed data is fetched again", "blob", b.ix.Blob(), "block", i)
 	b.good.clear(i)
 	b.have.clear(i)
 	b.left++

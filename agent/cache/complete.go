@@ -2,7 +2,6 @@ package cache
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 )
@@ -28,7 +27,10 @@ func (b *blob) maybeFinish() {
 		b.mu.Lock()
 		b.finish = false
 		b.mu.Unlock()
-		if err != nil {
+		switch {
+		case errors.Is(err, errDamaged): // logged; the blob is complete when the block is back, which may be already
+			b.maybeFinish()
+		case err != nil:
 			c.cfg.Logger.Warn("decompressed blob stays incomplete", "blob", b.ix.Blob(), "error", err)
 		}
 		c.opening.Lock()
@@ -36,6 +38,8 @@ func (b *blob) maybeFinish() {
 		_ = b.release() // only closes
 	})
 }
+
+var errDamaged = errors.New("a block on disk is damaged")
 
 // sync makes a blob complete: it checks the blocks that an earlier process wrote, syncs data and map, and renames them.
 // The order is data and map synced, map renamed, data renamed, directory synced: a file in complete/ with a map beside
@@ -47,7 +51,7 @@ func (b *blob) sync() error {
 			continue
 		}
 		if !b.intact(i) {
-			return errors.Join(fmt.Errorf("block %d is damaged", i), b.forget(i))
+			return errors.Join(errDamaged, b.discard(i))
 		}
 		b.good.set(i)
 	}

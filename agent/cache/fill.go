@@ -104,8 +104,7 @@ func (b *blob) fetch(ctx context.Context, f *File, i int) error {
 			b.good.set(i)
 			return nil
 		}
-		b.cache.cfg.Logger.Warn("damaged decompressed data is fetched again", "blob", b.ix.Blob(), "block", i)
-		if err := b.forget(i); err != nil {
+		if err := b.discard(i); err != nil {
 			return fmt.Errorf("%v: %w", b.ix.Ref(i), err)
 		}
 	}

@@ -208,8 +208,7 @@ func (s *scrubber) open(b *blob) error {
 			continue
 		}
 		s.report.BadData++
-		s.cache.cfg.Logger.Warn("damaged decompressed data is fetched again", "blob", b.ix.Blob(), "block", i)
-		if err := b.forget(i); err != nil {
+		if err := b.discard(i); err != nil {
 			return err
 		}
 		if f := b.anyFile(); f != nil {
