@@ -278,3 +278,19 @@ func FuzzVerifySignature(f *testing.F) {
 		}
 	})
 }
+
+func TestStartupBlocks(t *testing.T) {
+	manifest, _ := build(t, artifact(4)) // 0, 1, 2 and 3 of them
+	negative := bytes.Replace(manifest, []byte(`startup-blocks":"3"`), []byte(`startup-blocks":"-3"`), 1)
+	for text, want := range map[string]int{string(manifest): 6, string(negative): 3, "{": 0, "{}": 0, "": 0} {
+		if n := blockfmt.StartupBlocks([]byte(text)); n != want {
+			t.Errorf("%.40q: %d, want %d", text, n, want)
+		}
+	}
+}
+
+func TestIsVerified(t *testing.T) {
+	if blockfmt.IsVerified(blockfmt.SourceFunc(nil)) {
+		t.Error("a function is believed to verify")
+	}
+}
