@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -215,15 +216,20 @@ func BenchmarkRandom(b *testing.B) {
 	}
 }
 
-// BenchmarkTree reads every file of an image of this machine's libraries from a cold page cache, then again from a warm one.
-func BenchmarkTree(b *testing.B) {
-	base := b.TempDir()
-	meta, device := filepath.Join(base, "metadata"), filepath.Join(base, "device")
+// treeImage is an image of this machine's libraries.
+func treeImage(b *testing.B) benchImage {
+	b.Helper()
+	meta, device := filepath.Join(b.TempDir(), "metadata"), filepath.Join(b.TempDir(), "device")
 	mkfs := exec.Command("mkfs.erofs", "--quiet", "--blobdev="+device, "--chunksize=4096", meta, treeSource)
 	if out, err := mkfs.CombinedOutput(); err != nil {
 		b.Fatalf("%v: %s", err, out)
 	}
-	im := openBenchImage(b, meta, device)
+	return openBenchImage(b, meta, device)
+}
+
+// BenchmarkTree reads every file of an image from a cold page cache, then again from a warm one.
+func BenchmarkTree(b *testing.B) {
+	im := treeImage(b)
 	for _, p := range paths() {
 		if p.way == erofs.WayTree { // reads our own images only
 			continue
@@ -231,11 +237,8 @@ func BenchmarkTree(b *testing.B) {
 		b.Run(p.name, func(b *testing.B) {
 			cold, warm := time.Hour, time.Hour
 			for b.Loop() {
-				p.with(b, im, func(root string) {
-					dropCaches(b)
-					cold = min(cold, readAll(b, root))
-					warm = min(warm, readAll(b, root))
-				})
+				c, w := p.readTree(b, im)
+				cold, warm = min(cold, c), min(warm, w)
 			}
 			b.ReportMetric(cold.Seconds(), "s-cold")
 			b.ReportMetric(warm.Seconds(), "s-warm")
@@ -243,6 +246,35 @@ func BenchmarkTree(b *testing.B) {
 			b.ReportMetric(0, "ns/op")
 		})
 	}
+}
+
+// BenchmarkTreeAgainstLocal reads the tree in turn from a local file and from a FUSE file and reports the median of the ratio,
+// cold and warm: 1 if the FUSE file is as fast.
+func BenchmarkTreeAgainstLocal(b *testing.B) {
+	im := treeImage(b)
+	local, file := paths()[1], paths()[2]
+	var cold, warm []float64
+	for b.Loop() {
+		localCold, localWarm := local.readTree(b, im)
+		fileCold, fileWarm := file.readTree(b, im)
+		cold = append(cold, localCold.Seconds()/fileCold.Seconds())
+		warm = append(warm, localWarm.Seconds()/fileWarm.Seconds())
+	}
+	b.Logf("cold %.2f, warm %.2f", cold, warm)
+	slices.Sort(cold)
+	slices.Sort(warm)
+	b.ReportMetric(cold[len(cold)/2], "cold-ratio")
+	b.ReportMetric(warm[len(warm)/2], "warm-ratio")
+	b.ReportMetric(0, "ns/op")
+}
+
+func (p path) readTree(b *testing.B, im benchImage) (cold, warm time.Duration) {
+	b.Helper()
+	p.with(b, im, func(root string) {
+		dropCaches(b)
+		cold, warm = readAll(b, root), readAll(b, root)
+	})
+	return cold, warm
 }
 
 const treeSource = "/usr/lib/x86_64-linux-gnu"
