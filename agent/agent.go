@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -107,9 +108,19 @@ func (a *agent) dir(name string) string { return filepath.Join(a.cfg.Root, name)
 
 // startFUSE mounts the file system of blobs. A mount that a dead agent left has no server any more: it is detached first.
 func (a *agent) startFUSE(stop *closers) (err error) {
-	dir := filepath.Join(a.cfg.State, "blobs")
-	if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err == nil {
-		a.cfg.Log.Warn("detached the mount of an agent that died; containers it served must be recreated", "dir", dir)
+	dir, err := fuse.MountPath(filepath.Join(a.cfg.State, "blobs"))
+	if err != nil {
+		return err
+	}
+	stale, err := fuse.IsMountPoint(dir)
+	if err != nil {
+		return err
+	}
+	if stale {
+		a.cfg.Log.Warn("an agent died here: its mounts are taken away, containers that it served must be recreated", "dir", dir)
+		if err := erofs.Clear(dir, a.cfg.Log); err != nil {
+			return err
+		}
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -157,7 +168,7 @@ func (a *agent) startImages(ctx context.Context, stop *closers) error {
 		defer cancel()
 		return errors.Join(a.unbindAll(ctx), a.images.close(ctx))
 	})
-	if err := detachAll(a.images.mountDir); err != nil {
+	if err := clearAll(a.images.mountDir, a.cfg.Log); err != nil {
 		return err
 	}
 	return a.images.load()
@@ -221,8 +232,8 @@ func (a *agent) serve(ctx context.Context) (err error) {
 	return g.Wait()
 }
 
-// detachAll detaches what a dead agent left mounted below dir.
-func detachAll(dir string) error {
+// clearAll takes away what a dead agent left mounted below dir.
+func clearAll(dir string, log *slog.Logger) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -232,7 +243,8 @@ func detachAll(dir string) error {
 	}
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
-		for unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil {
+		if err := erofs.Clear(path, log); err != nil {
+			return err
 		}
 		if err := os.Remove(path); err != nil {
 			return err

@@ -71,14 +71,16 @@ func (m *mount) mount(ctx context.Context, s *Images, im *image, n int) (err err
 	return nil
 }
 
-// unmount undoes mount; the caller holds m.mu. It does nothing for what is not mounted.
+// unmount undoes mount; the caller holds m.mu. It does nothing for what is not mounted. After an error it can be called again.
 func (m *mount) unmount(ctx context.Context, s *Images) error {
 	if m.mounted == nil {
 		return nil
 	}
-	err := errors.Join(m.saveRecord(), m.mounted.Unmount(ctx))
+	if err := m.mounted.Unmount(ctx); err != nil {
+		return err
+	}
 	m.mounted = nil
-	return errors.Join(err, m.release(s), os.Remove(m.dir))
+	return errors.Join(m.saveRecord(), m.release(s), os.Remove(m.dir))
 }
 
 func (m *mount) release(s *Images) (err error) {
