@@ -61,13 +61,13 @@ func (r *Result) push(ctx context.Context, repo name.Repository, tag string, reg
 }
 
 // pushProgress returns a function that takes the bytes read of a blob and reports those of its layer.
-func (r *Result) pushProgress() func(c content, n int64, cached bool) {
+func (r *Result) pushProgress() func(c content, n int64) {
 	total, done := map[int]int64{}, map[int]int64{}
 	for _, c := range r.blobs {
 		total[c.layer] += c.size
 	}
 	var mu sync.Mutex
-	return func(c content, n int64, cached bool) {
+	return func(c content, n int64) {
 		mu.Lock()
 		done[c.layer] = min(done[c.layer]+n, total[c.layer])
 		p := Progress{Layer: c.layer, Phase: PhasePush, Done: done[c.layer], Total: total[c.layer]}
@@ -86,7 +86,7 @@ func (m rawManifest) MediaType() (types.MediaType, error) { return ocispec.Media
 type upload struct {
 	digest  digest.Digest
 	content content
-	report  func(c content, n int64, cached bool)
+	report  func(c content, n int64)
 }
 
 func (u *upload) Digest() (v1.Hash, error)             { return v1.NewHash(u.digest.String()) }
@@ -109,6 +109,6 @@ type countedBody struct {
 
 func (b *countedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	b.upload.report(b.upload.content, int64(n), false)
+	b.upload.report(b.upload.content, int64(n))
 	return n, err
 }
