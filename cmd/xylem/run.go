@@ -22,6 +22,8 @@ import (
 const (
 	// killGrace is how long a container's process has to end after SIGTERM.
 	killGrace = 10 * time.Second
+	// drainGrace bounds the wait for output after the process has ended.
+	drainGrace = 5 * time.Second
 	// cleanupTimeout bounds the removal of a container, also after an interrupt.
 	cleanupTimeout = 30 * time.Second
 )
@@ -208,9 +210,27 @@ func (a *app) runTask(ctx context.Context, container containerd.Container, tty b
 	stdin.onEOF(func() { _ = task.CloseIO(lasting, containerd.WithStdinCloser) }) // fails when the process has ended: fine
 	select {
 	case status := <-exit:
-		return status.ExitCode(), status.Error()
+		code, err = status.ExitCode(), status.Error()
 	case <-ctx.Done():
-		return terminate(lasting, task, exit)
+		code, err = terminate(lasting, task, exit)
+	}
+	drain(task.IO())
+	return code, err
+}
+
+// drain waits until what the process has printed is copied: removing the task closes its pipes, whatever is still in them.
+// Somebody who has inherited a pipe can keep it open, so the wait is bounded; its goroutine ends with the task's removal.
+func drain(output cio.IO) {
+	copied := make(chan struct{})
+	go func() {
+		output.Wait()
+		close(copied)
+	}()
+	grace := time.NewTimer(drainGrace)
+	defer grace.Stop()
+	select {
+	case <-copied:
+	case <-grace.C:
 	}
 }
 
