@@ -24,7 +24,7 @@ type Options struct {
 	// Root compares the two root directories' own attributes too. containerd makes those of an image that has no entry for
 	// the root while it unpacks, so that their time is no property of the image.
 	Root bool
-	// Ignore says that a path need not be the same in a property: "mtime", "link count" and so on, as in the differences.
+	// Ignore says that a path need not be the same in a property: "mtime", "link count", "links", "content" and so on.
 	// Default: nothing is ignored.
 	Ignore func(path, property string) bool
 	// MetadataOnly leaves out the content of regular files.
@@ -34,7 +34,7 @@ type Options struct {
 // Compare walks both trees and returns one line for each difference, at most MaxDifferences, in the order of the paths.
 // The link count and size of directories are left out: every file system has its own.
 func Compare(ctx context.Context, want, got string, opts Options) ([]string, error) {
-	c := comparer{opts: opts, want: newTree(want), got: newTree(got)}
+	c := comparer{opts: opts, want: newTree(want), got: newTree(got), a: make([]byte, 1<<20), b: make([]byte, 1<<20)}
 	err := c.directory(ctx, ".")
 	if err == nil {
 		c.links()
@@ -65,6 +65,7 @@ type comparer struct {
 	opts        Options
 	want, got   tree
 	differences []string
+	a, b        []byte // for the content of files
 }
 
 func (c *comparer) differ(path, format string, args ...any) error {
@@ -153,7 +154,7 @@ func (c *comparer) entry(ctx context.Context, path string) error {
 	case unix.S_IFLNK:
 		return c.target(path)
 	case unix.S_IFREG:
-		if !c.opts.MetadataOnly {
+		if !c.opts.MetadataOnly && !c.ignore(path, "content") {
 			return c.content(path)
 		}
 	}
@@ -226,19 +227,19 @@ func (c *comparer) xattrs(path string) error {
 
 func xattrs(path string) (map[string]string, error) {
 	size, err := unix.Llistxattr(path, nil)
-	if err == unix.ENOTSUP || size == 0 {
-		return nil, nil
-	}
 	list := make([]byte, max(size, 0))
-	if err == nil {
-		size, err = unix.Llistxattr(path, list)
+	if size > 0 {
+		size, err = unix.Llistxattr(path, list) // overlayfs leaves out its own ones only here
 	}
-	if err != nil {
+	switch {
+	case err == unix.ENOTSUP || err == nil && size == 0:
+		return nil, nil
+	case err != nil:
 		return nil, fmt.Errorf("list extended attributes of %q: %w", path, err)
 	}
 	values := map[string]string{}
 	for name := range bytes.SplitSeq(bytes.TrimSuffix(list[:size], []byte{0}), []byte{0}) {
-		value := make([]byte, 64<<10)
+		value := make([]byte, 64<<10) // the kernel's limit
 		n, err := unix.Lgetxattr(path, string(name), value)
 		if err != nil {
 			return nil, fmt.Errorf("extended attribute %q of %q: %w", name, path, err)
@@ -271,11 +272,10 @@ func (c *comparer) content(path string) error {
 		return c.differ(path, "open: %v", err)
 	}
 	defer got.Close()
-	a, b := make([]byte, 1<<20), make([]byte, 1<<20)
 	for off := int64(0); ; {
-		n, errWant := io.ReadFull(want, a)
-		m, errGot := io.ReadFull(got, b)
-		if i := firstDifference(a[:n], b[:m]); i >= 0 {
+		n, errWant := io.ReadFull(want, c.a)
+		m, errGot := io.ReadFull(got, c.b)
+		if i := firstDifference(c.a[:n], c.b[:m]); i >= 0 {
 			return c.differ(path, "content differs from byte %d (read %d bytes: %v)", off+int64(i), m, errGot)
 		}
 		if errWant != nil {
@@ -303,7 +303,9 @@ func firstDifference(a, b []byte) int {
 // links compares which paths are names of one file.
 func (c *comparer) links() {
 	want, got := c.want.groups(), c.got.groups()
-	for _, path := range slices.Sorted(maps.Keys(want)) {
+	paths := maps.Clone(want)
+	maps.Copy(paths, got)
+	for _, path := range slices.Sorted(maps.Keys(paths)) {
 		if !slices.Equal(want[path], got[path]) && !c.ignore(path, "links") {
 			if c.differ(path, "is one file with %q, should be with %q", got[path], want[path]) != nil {
 				return
@@ -312,12 +314,15 @@ func (c *comparer) links() {
 	}
 }
 
-// groups returns the other names of a file by its first.
+// groups returns the names of each file that has several, by the first. Names that a tree hides do not count, though they
+// may be in the link count.
 func (t tree) groups() map[string][]string {
 	groups := map[string][]string{}
 	for _, paths := range t.links {
-		slices.Sort(paths)
-		groups[paths[0]] = paths
+		if len(paths) > 1 {
+			slices.Sort(paths)
+			groups[paths[0]] = paths
+		}
 	}
 	return groups
 }
