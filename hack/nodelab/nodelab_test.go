@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/xylem-project/xylem/hack/containerdtest"
 )
 
@@ -15,6 +17,8 @@ import "fmt"
 
 func main() { fmt.Println("ready") }
 `
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // TestStarts runs a small image end to end, with both snapshotters, cold and warm.
 func TestStarts(t *testing.T) {
