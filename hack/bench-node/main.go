@@ -52,7 +52,12 @@ func run(ctx context.Context, opts options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, lab.Close()) }()
+	defer func() {
+		if err != nil && ctx.Err() != nil { // whatever failed, failed because of that
+			err = errors.New("interrupted")
+		}
+		err = errors.Join(err, lab.Close())
+	}()
 	b := bench{lab: lab, image: image, rounds: opts.rounds, result: map[string]nodelab.Figure{}}
 	if err := b.all(ctx); err != nil {
 		return err

@@ -51,7 +51,12 @@ func run(ctx context.Context, opts options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, lab.Close()) }()
+	defer func() {
+		if err != nil && ctx.Err() != nil { // whatever failed, failed because of that
+			err = errors.New("interrupted")
+		}
+		err = errors.Join(err, lab.Close())
+	}()
 	r := report{image: image}
 	ref, err := pushDemo(ctx, lab, image)
 	if err != nil {

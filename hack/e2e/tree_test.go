@@ -129,8 +129,8 @@ func compareTrees(t *testing.T, lab *nodelab.Lab, ref string, image v1.Image, ig
 			must(t, node.Mounted(t.Context(), ref))
 			for i, chain := range chains {
 				t.Run(fmt.Sprintf("layers-%d", i+1), func(t *testing.T) {
-					want := view(t, reference, nodelab.Overlayfs, chain)
-					got := view(t, node, nodelab.Xylem, chain)
+					want := view(t, lab, reference, nodelab.Overlayfs, chain)
+					got := view(t, lab, node, nodelab.Xylem, chain)
 					options := treecmp.Options{MetadataOnly: i+1 < len(chains), Ignore: func(path, property string) bool {
 						return property == "mtime" && implied[i][path] || ignore(path, property)
 					}}
@@ -196,14 +196,15 @@ func pull(t *testing.T, node *nodelab.Node, snapshotter, ref string) {
 }
 
 // view mounts a committed snapshot read-only and returns where, for the time of the test.
-func view(t *testing.T, node *nodelab.Node, snapshotter string, chain digest.Digest) string {
+func view(t *testing.T, lab *nodelab.Lab, node *nodelab.Node, snapshotter string, chain digest.Digest) string {
 	t.Helper()
 	client, err := containerd.New(node.Containerd.Address)
 	must(t, err)
 	ctx := namespaces.WithNamespace(context.WithoutCancel(t.Context()), namespaces.Default)
 	service := client.SnapshotService(snapshotter)
-	key, dir := "view-"+chain.Encoded(), filepath.Join(t.TempDir(), "view")
-	must(t, os.Mkdir(dir, 0o755))
+	key := "view-" + chain.Encoded()
+	dir, err := os.MkdirTemp(lab.Path(""), "view-") // there it is found if this test is killed
+	must(t, err)
 	mounts, err := service.View(ctx, key, chain.String(), snapshots.WithLabels(map[string]string{"containerd.io/gc.root": "test"}))
 	must(t, err)
 	t.Cleanup(func() {
