@@ -3,13 +3,11 @@ package e2e
 import (
 	"context"
 	"os"
-	"path/filepath"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"go.uber.org/goleak"
 
-	"github.com/xylem-project/xylem/hack/containerd24"
 	"github.com/xylem-project/xylem/hack/containerdtest"
 	"github.com/xylem-project/xylem/hack/nodelab"
 )
@@ -57,9 +55,9 @@ func startNode(t *testing.T, lab *nodelab.Lab, cfg nodelab.NodeConfig) *nodelab.
 var containerds = map[string]func(t *testing.T) nodelab.NodeConfig{
 	"debian": func(*testing.T) nodelab.NodeConfig { return nodelab.NodeConfig{} },
 	"2.4": func(t *testing.T) nodelab.NodeConfig {
-		dir, err := containerd24.Build(t.Context(), cache)
+		built, err := containerdtest.Build(t.Context(), cache)
 		must(t, err)
-		return nodelab.NodeConfig{Containerd: filepath.Join(dir, "containerd"), Ctr: filepath.Join(dir, "ctr")}
+		return nodelab.NodeConfig{Containerd: built.Binary, Ctr: built.Ctr}
 	},
 }
 
