@@ -226,7 +226,7 @@ func (a *agent) serve(ctx context.Context) (err error) {
 		g.Go(func() error { return s(ctx) })
 	}
 	g.Go(func() error { return a.snaps.Serve(ctx, a.cfg.Socket()) })
-	g.Go(func() error { a.images.saveRecords(ctx); return nil })
+	g.Go(func() error { a.images.endStartups(ctx); return nil })
 	a.ready.Store(true)
 	a.cfg.Log.Info("agent is ready", "snapshotter", a.cfg.Socket(), "admin", a.cfg.Admin)
 	return g.Wait()

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -32,6 +33,7 @@ type blobs struct {
 type blob struct {
 	file     *cache.File
 	ahead    *fetch.Readahead
+	failures failures
 	digest   digest.Digest
 	recorder atomic.Pointer[recorder] // nil: nobody records
 	id       uint64
@@ -45,7 +47,13 @@ func (b *blob) Fill(ctx context.Context, off, n int64) error {
 	if r := b.recorder.Load(); r != nil {
 		r.touch(b.digest, off, n)
 	}
-	return b.file.Fill(ctx, off, n)
+	if err := b.failures.again(off, n); err != nil {
+		return err
+	}
+	start := time.Now()
+	err := b.file.Fill(ctx, off, n)
+	b.failures.note(ctx, off, n, start, err)
+	return err
 }
 
 // Size returns the uncompressed size in bytes.
@@ -68,15 +76,30 @@ func (s *blobs) acquire(im *image, layer int) (*blob, error) {
 		return nil, err
 	}
 	b := &blob{digest: ix.Blob(), id: s.next, users: 1}
-	b.ahead = fetch.NewReadahead(fetch.ReadaheadConfig{Blocks: ix.Len(), Prefetch: func(ctx context.Context, block int) error {
-		return b.file.Prefetch(ctx, block)
-	}})
-	if b.file, err = s.cache.OpenFile(ix, src, b.ahead.Touched); err != nil {
+	startup := im.artifact.Layers[layer].StartupBlocks
+	b.ahead = fetch.NewReadahead(readahead(ix, startup, func(ctx context.Context, block int) error { return b.file.Prefetch(ctx, block) }))
+	touched := func(block int) {
+		if block >= startup { // what comes before is prefetched in its own order
+			b.ahead.Touched(block)
+		}
+	}
+	if b.file, err = s.cache.OpenFile(ix, src, touched); err != nil {
 		return nil, errors.Join(fmt.Errorf("open blob %s: %w", ix.Blob(), err), b.ahead.Close())
 	}
 	s.next++
 	s.open[ix.Blob()] = b
 	return b, nil
+}
+
+// readahead says how to read ahead in a blob. A registry takes longer to begin an answer than to send some blocks more, so that
+// every first read of an unknown blob fetches what lies behind it too: files that are used together lie together. What a
+// container reads of a blob whose startup blocks are known is known to be little.
+func readahead(ix *blockfmt.Index, startup int, prefetch func(context.Context, int) error) fetch.ReadaheadConfig {
+	cfg := fetch.ReadaheadConfig{Blocks: ix.Len(), Prefetch: prefetch}
+	if startup == 0 {
+		cfg.Trigger, cfg.Min, cfg.Max, cfg.Workers = 1, 8, 32, 32
+	}
+	return cfg
 }
 
 // device returns the path of the blob's uncompressed bytes for the kernel: the local file where it is complete, else (or

@@ -114,6 +114,14 @@ func (im *image) record() blockfmt.Record {
 	return r
 }
 
+// startupBlocks returns how many blocks the converter put first, by a profile.
+func (im *image) startupBlocks() (n int) {
+	for _, l := range im.artifact.Layers {
+		n += l.StartupBlocks
+	}
+	return n
+}
+
 // within drops positions that the image does not have: a record comes from outside.
 func (im *image) within(r blockfmt.Record) blockfmt.Record {
 	kept := r[:0]

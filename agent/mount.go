@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/xylem-project/xylem/blockfmt"
 	"github.com/xylem-project/xylem/fuse/erofs"
 )
 
@@ -25,7 +24,13 @@ type mount struct {
 	recorder *recorder    // nil: nothing is recorded
 	explicit bool         // the recorder belongs to StartRecording, not to the first run
 	since    time.Time
+	started  bool // recordWindow has passed
 }
+
+// startupReadAhead is the kernel's readahead in bytes while a startup profile is recorded, and while an image that was laid out
+// by one starts: the container reads the same pages again, and the kernel's guesses beside them, which would touch cold blocks,
+// stay small.
+const startupReadAhead = 32 << 10
 
 // mount mounts the first n layers of im; the caller holds m.mu.
 func (m *mount) mount(ctx context.Context, s *Images, im *image, n int) (err error) {
@@ -37,9 +42,9 @@ func (m *mount) mount(ctx context.Context, s *Images, im *image, n int) (err err
 	if m.recorder == nil && !im.hasRecord() && n == len(im.chains) {
 		m.recorder = newRecorder(im)
 	}
-	spec := erofs.Spec{Target: m.dir, Way: s.way, ReadAhead: s.readAhead, ReadTimeout: s.readTimeout, Log: s.log}
-	if m.explicit {
-		spec.ReadAhead = blockfmt.PageSize
+	spec := erofs.Spec{Target: m.dir, Way: s.way, ReadAhead: s.readAhead, Buffered: !m.explicit, ReadTimeout: s.readTimeout, Log: s.log}
+	if m.explicit || im.startupBlocks() > 0 {
+		spec.ReadAhead = min(s.readAhead, startupReadAhead)
 	}
 	for i := range n {
 		b, err := s.blobs.acquire(im, i)
@@ -66,7 +71,7 @@ func (m *mount) mount(ctx context.Context, s *Images, im *image, n int) (err err
 	if m.mounted, err = erofs.Mount(ctx, spec); err != nil {
 		return err
 	}
-	m.image, m.since = im, time.Now()
+	m.image, m.since, m.started = im, time.Now(), false
 	s.log.Info("mounted", "ref", im.origin.Ref, "layers", n, "dir", m.dir, "took", m.since.Sub(start))
 	return nil
 }
@@ -90,6 +95,15 @@ func (m *mount) release(s *Images) (err error) {
 	}
 	m.blobs, m.recorder, m.explicit, m.image = nil, nil, false, nil
 	return err
+}
+
+// endStartup ends what is done differently while a container starts; the caller holds m.mu.
+func (m *mount) endStartup(s *Images) error {
+	if m.mounted == nil || m.started || m.explicit || time.Since(m.since) < recordWindow {
+		return nil
+	}
+	m.started = true
+	return errors.Join(m.saveRecord(), m.mounted.SetReadAhead(s.readAhead))
 }
 
 // saveRecord ends the recording of a first run and keeps what it recorded with the image.

@@ -16,8 +16,8 @@ import (
 // recordWindow is how long after its mount an image's first run is recorded as its startup.
 const recordWindow = time.Minute
 
-// saveRecords ends the recordings of first runs that have lasted recordWindow, until ctx ends.
-func (s *Images) saveRecords(ctx context.Context) {
+// endStartups ends the startup of images that were mounted recordWindow ago, until ctx ends.
+func (s *Images) endStartups(ctx context.Context) {
 	tick := time.NewTicker(recordWindow / 6)
 	defer tick.Stop()
 	for {
@@ -31,10 +31,8 @@ func (s *Images) saveRecords(ctx context.Context) {
 		s.mu.Unlock()
 		for _, m := range mounts {
 			m.mu.Lock()
-			if m.mounted != nil && time.Since(m.since) > recordWindow {
-				if err := m.saveRecord(); err != nil {
-					s.log.Warn("startup record not kept", "image", m.image.artifact.Digest, "err", err)
-				}
+			if err := m.endStartup(s); err != nil {
+				s.log.Warn("startup not ended cleanly", "image", m.image.artifact.Digest, "err", err)
 			}
 			m.mu.Unlock()
 		}
@@ -54,8 +52,8 @@ func (s *Images) Open(ctx context.Context, ref string) (digest.Digest, error) {
 	return im.chains[len(im.chains)-1], nil
 }
 
-// StartRecording records exactly which pages of the image the containers read from now on: it mounts the image anew, with
-// a cold page cache and without readahead, so nobody may be using it.
+// StartRecording records which pages of the image the containers read from now on: it mounts the image anew, with a cold page
+// cache and little readahead, so nobody may be using it.
 func (s *Images) StartRecording(ctx context.Context, ref string) error {
 	chain, err := s.Open(ctx, ref)
 	if err != nil {

@@ -37,7 +37,7 @@ func (s *stacks) source(o origin) (blockfmt.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	ranged := fetch.Ranged(from, fetch.RangedConfig{Requests: s.requests})
+	ranged := fetch.Ranged(from, fetch.RangedConfig{Requests: s.requests, Window: time.Millisecond, MinBytes: 4 << 20})
 	remote := fetch.Retry(fetch.Verified(ranged), fetch.RetryConfig{})
 	coalesced := fetch.Coalesced(fetch.Cached(s.store, remote))
 	s.stop.add(ranged.Close)

@@ -14,44 +14,49 @@ const maxParameter = 255
 
 // mountKernel mounts EROFS by the mount API of Linux 5.2. mount(2) takes one page of options, too little for a hundred
 // devices, and mount(8) puts loop devices between.
-func mountKernel(spec Spec, source string, devices []string) error {
+func mountKernel(spec Spec, source string, devices []string) (bdis, error) {
 	fsfd, err := unix.Fsopen("erofs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return fmt.Errorf("fsopen erofs: %w", withKind(err))
+		return nil, fmt.Errorf("fsopen erofs: %w", withKind(err))
 	}
 	defer unix.Close(fsfd)
 	if err := configure(fsfd, spec, source, devices); err != nil {
-		return err
+		return nil, err
 	}
-	mfd, err := create(fsfd, spec)
+	mfd, readAhead, err := create(fsfd, spec)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer unix.Close(mfd)
 	if err := unix.MoveMount(mfd, "", unix.AT_FDCWD, spec.Target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("move mount: %w", err)
+		return nil, fmt.Errorf("move mount: %w", err)
 	}
-	return nil
+	return readAhead, nil
 }
 
-// create makes the configured file system and returns a mount of it that is not attached anywhere yet.
-func create(fsfd int, spec Spec) (int, error) {
+// create makes the configured file system and returns a mount of it that is not attached anywhere yet, and where its readahead
+// is set.
+func create(fsfd int, spec Spec) (int, bdis, error) {
 	watch, err := watchBDI()
 	if err != nil {
-		return -1, err
+		return -1, nil, err
 	}
 	defer watch.close()
 	if err := unix.FsconfigCreate(fsfd); err != nil {
-		return -1, kernelError(fsfd, "create erofs", err)
+		return -1, nil, kernelError(fsfd, "create erofs", err)
 	}
 	mfd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY)
 	if err != nil {
-		return -1, kernelError(fsfd, "fsmount erofs", err)
+		return -1, nil, kernelError(fsfd, "fsmount erofs", err)
 	}
-	if err := watch.setReadAhead(mfd, spec.ReadAhead); err != nil {
+	found, err := watch.of(mfd)
+	if err == nil {
+		err = found.setReadAhead(spec.ReadAhead)
+	}
+	if err != nil {
 		spec.Log.Warn("readahead stays at the kernel's default", "target", spec.Target, "err", err)
 	}
-	return mfd, nil
+	return mfd, found, nil
 }
 
 func configure(fsfd int, spec Spec, source string, devices []string) error {

@@ -55,8 +55,9 @@ func (s Spec) withDefaults() Spec {
 
 // Mounted is a mounted tree.
 type Mounted struct {
-	way    Way
-	target string
+	way       Way
+	target    string
+	readAhead func(bytes int) error // set once, while mounting
 
 	mu    sync.Mutex
 	undos []func(context.Context) error // guarded by mu; run from the last to the first, each dropped when it succeeded
@@ -97,6 +98,9 @@ func Mount(ctx context.Context, spec Spec) (*Mounted, error) {
 // Way returns how the tree is mounted.
 func (m *Mounted) Way() Way { return m.way }
 
+// SetReadAhead changes Spec.ReadAhead, a number of bytes, for files that are opened from now on.
+func (m *Mounted) SetReadAhead(bytes int) error { return m.readAhead(bytes) }
+
 // Target returns the absolute path of the directory with the tree.
 func (m *Mounted) Target() string { return m.target }
 
@@ -135,9 +139,11 @@ func (m *Mounted) mountFile(spec Spec) error {
 
 // attach mounts EROFS and remembers how to take it away.
 func (m *Mounted) attach(spec Spec, source string, devices []string) error {
-	if err := mountKernel(spec, source, devices); err != nil {
+	found, err := mountKernel(spec, source, devices)
+	if err != nil {
 		return err
 	}
+	m.readAhead = found.setReadAhead
 	m.undo(func(context.Context) error { return unmount(spec.Target, spec.Log) })
 	return nil
 }

@@ -56,13 +56,12 @@ func (w *bdiWatch) take() error {
 // close ends the watch and lets others mount.
 func (w *bdiWatch) close() { unix.Close(w.lock) }
 
-// setReadAhead sets the readahead in bytes of the file system that mfd is a mount of.
-func (w *bdiWatch) setReadAhead(mfd, bytes int) error {
-	names, err := w.of(mfd)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
+// bdis are names of entries in bdiDir.
+type bdis []string
+
+// setReadAhead sets the readahead in bytes.
+func (b bdis) setReadAhead(bytes int) error {
+	for _, name := range b {
 		if err := os.WriteFile(bdiDir+"/"+name+"/read_ahead_kb", []byte(strconv.Itoa(bytes>>10)), 0); err != nil {
 			return err
 		}
@@ -70,19 +69,20 @@ func (w *bdiWatch) setReadAhead(mfd, bytes int) error {
 	return nil
 }
 
-func (w *bdiWatch) of(mfd int) ([]string, error) {
+// of returns the entry of the file system that mfd is a mount of.
+func (w *bdiWatch) of(mfd int) (bdis, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(mfd, &st); err != nil { // answered by EROFS from the metadata image
 		return nil, fmt.Errorf("fstat mount: %w", err)
 	}
 	if major := unix.Major(st.Dev); major != 0 {
-		return []string{fmt.Sprintf("%d:%d", major, unix.Minor(st.Dev))}, nil
+		return bdis{fmt.Sprintf("%d:%d", major, unix.Minor(st.Dev))}, nil
 	}
 	after, err := fileBDIs()
 	if err != nil {
 		return nil, err
 	}
-	var names []string
+	var names bdis
 	for name := range after {
 		if !w.before[name] {
 			names = append(names, name)

@@ -52,6 +52,7 @@ func (m *Mounted) serve(spec Spec, tree *metadata.Tree, blobs []fuse.Blob) error
 		reader.Stop() // answers what is under way
 		return conn.Close()
 	})
+	m.readAhead = conn.SetReadAhead
 	if err := conn.SetReadAhead(spec.ReadAhead); err != nil {
 		spec.Log.Warn("readahead stays at the default", "target", spec.Target, "err", err)
 	}
