@@ -9,7 +9,7 @@ GO       ?= go
 FUZZTIME     ?= 60s
 TESTFUZZTIME ?= 3s
 
-.PHONY: all build test lint demo bench bench-node deps fuzz clean
+.PHONY: all build test lint demo demo-image bench bench-node deps fuzz clean
 
 all: build
 
@@ -19,8 +19,13 @@ build:
 
 # Everything that must hold before a commit is merged: real mounts, real containerd, race detector, fuzz targets for a few
 # seconds each. A skipped test fails the run. Needs root.
-test: deps lint build
+test: deps lint build demo-image
 	$(GO) run ./hack/testreport -fuzztime $(TESTFUZZTIME) -- -race -timeout 15m ./...
+
+# The image of the demo, the benchmarks and the end-to-end tests, kept in hack/cache. Made here and not by the tests, because the
+# race detector would slow it down tenfold.
+demo-image: deps
+	$(GO) run ./hack/demoimage/build
 
 lint:
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \

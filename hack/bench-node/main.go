@@ -128,29 +128,13 @@ func (b *bench) convert(ctx context.Context) error {
 // profile records one start and converts the image again, with what it read laid out first.
 func (b *bench) profile(ctx context.Context) (err error) {
 	file := b.lab.Path("profile")
-	if err := b.record(ctx, file); err != nil {
+	if err := b.lab.Record(ctx, b.plain, file); err != nil {
 		return err
 	}
 	if b.profiled, err = b.lab.Push(ctx, "profiled:latest", b.source); err != nil {
 		return err
 	}
 	_, err = b.lab.Convert(ctx, b.profiled, "--push", "--profile", file)
-	return err
-}
-
-func (b *bench) record(ctx context.Context, file string) (err error) {
-	node, err := b.lab.Node(ctx, nodelab.NodeConfig{Xylem: true})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, node.Close()) }()
-	if _, err := node.Xylem(ctx, "record", "start", b.plain); err != nil {
-		return err
-	}
-	if _, _, err := node.Run(ctx, nodelab.Xylem, b.plain); err != nil {
-		return err
-	}
-	_, err = node.Xylem(ctx, "record", "stop", b.plain, "--file", file)
 	return err
 }
 

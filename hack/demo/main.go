@@ -58,31 +58,51 @@ func run(ctx context.Context, opts options) (err error) {
 		err = errors.Join(err, lab.Close())
 	}()
 	r := report{image: image}
-	ref, err := pushDemo(ctx, lab, image)
+	plain, err := pushDemo(ctx, lab, image, "demo:latest")
 	if err != nil {
 		return err
 	}
 	fmt.Println("Converting it with `xylem convert --push`.")
-	if r.conversion, err = lab.Convert(ctx, ref, "--push"); err != nil {
+	if r.conversion, err = lab.Convert(ctx, plain, "--push"); err != nil {
 		return err
 	}
-	fmt.Printf("Starting it %d times with each snapshotter, on a containerd that has nothing of it and with an empty page cache.\n", opts.rounds)
+	fmt.Println("Recording what one start reads with `xylem record`, and converting a copy of it with `xylem convert --push --profile`.")
+	profiled, err := profile(ctx, lab, image, plain)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("Starting each %d times, on a containerd that has nothing of it and with an empty page cache.\n", opts.rounds)
 	native := func(ctx context.Context) error {
 		took, err := nodelab.WarmNative(ctx, image.Rootfs, image.Command...)
 		r.native = append(r.native, took)
 		return err
 	}
 	measured, err := lab.CompareStarts(ctx, opts.rounds, native,
-		nodelab.Contender{Snapshotter: nodelab.Overlayfs, Ref: ref}, nodelab.Contender{Snapshotter: nodelab.Xylem, Ref: ref})
+		nodelab.Contender{Snapshotter: nodelab.Overlayfs, Ref: plain}, nodelab.Contender{Snapshotter: nodelab.Xylem, Ref: plain},
+		nodelab.Contender{Snapshotter: nodelab.Xylem, Ref: profiled})
 	if err != nil {
 		return err
 	}
-	r.overlayfs, r.xylem = measured[0], measured[1]
+	r.overlayfs, r.xylem, r.profiled = measured[0], measured[1], measured[2]
 	r.print(os.Stdout)
 	return nodelab.WriteFigures(opts.out, r.figures())
 }
 
-func pushDemo(ctx context.Context, lab *nodelab.Lab, image *demoimage.Image) (string, error) {
+// profile records a start of the image ref, and returns the reference of a copy that is laid out by it.
+func profile(ctx context.Context, lab *nodelab.Lab, image *demoimage.Image, ref string) (string, error) {
+	file := lab.Path("profile")
+	if err := lab.Record(ctx, ref, file); err != nil {
+		return "", err
+	}
+	copied, err := pushDemo(ctx, lab, image, "profiled:latest")
+	if err != nil {
+		return "", err
+	}
+	_, err = lab.Convert(ctx, copied, "--push", "--profile", file)
+	return copied, err
+}
+
+func pushDemo(ctx context.Context, lab *nodelab.Lab, image *demoimage.Image, repository string) (string, error) {
 	v1, err := image.Image()
 	if err != nil {
 		return "", err
@@ -90,7 +110,7 @@ func pushDemo(ctx context.Context, lab *nodelab.Lab, image *demoimage.Image) (st
 	fmt.Printf("Pushing it (%d layers, %.2f GB, %.0f MB compressed) to a registry on %s.\n",
 		image.Layers, float64(image.Unpacked)/1e9, float64(image.Stored)/1e6, lab.Host())
 	begin := time.Now()
-	ref, err := lab.Push(ctx, "demo:latest", v1)
+	ref, err := lab.Push(ctx, repository, v1)
 	lab.Logf("pushed in %.1f s", time.Since(begin).Seconds())
 	return ref, err
 }

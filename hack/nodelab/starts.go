@@ -14,6 +14,23 @@ const (
 	Xylem     = "xylem"
 )
 
+// Record writes the startup profile of ref to a file: what its first start on a new node reads.
+func (l *Lab) Record(ctx context.Context, ref, file string) (err error) {
+	node, err := l.Node(ctx, NodeConfig{Xylem: true})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, node.Close()) }()
+	if _, err := node.Xylem(ctx, "record", "start", ref); err != nil {
+		return err
+	}
+	if _, _, err := node.Run(ctx, Xylem, ref); err != nil {
+		return err
+	}
+	_, err = node.Xylem(ctx, "record", "stop", ref, "--file", file)
+	return err
+}
+
 // Contender is one way to start an image.
 type Contender struct {
 	Snapshotter string
