@@ -20,7 +20,7 @@ build:
 # Everything that must hold before a commit is merged: real mounts, real containerd, race detector, fuzz targets for a few
 # seconds each. A skipped test fails the run. Needs root.
 test: deps lint build demo-image
-	$(GO) run ./hack/testreport -fuzztime $(TESTFUZZTIME) -- -race -timeout 15m ./...
+	$(GO) run ./hack/testreport -fuzztime $(TESTFUZZTIME) -- -race -timeout 20m ./...
 
 # The image of the demo, the benchmarks and the end-to-end tests, kept in hack/cache. Made here and not by the tests, because the
 # race detector would slow it down tenfold.

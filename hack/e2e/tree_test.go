@@ -20,7 +20,6 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 
@@ -95,13 +94,8 @@ func tortureImage(t *testing.T) v1.Image {
 	t.Helper()
 	image := empty.Image
 	for _, l := range blocktest.TortureLayers() {
-		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
-			r, w := io.Pipe()
-			go func() { w.CloseWithError(l.Write(w)) }()
-			return r, nil
-		})
-		must(t, err)
-		image, err = mutate.AppendLayers(image, layer)
+		var err error
+		image, err = mutate.AppendLayers(image, newFileLayer(t, l))
 		must(t, err)
 	}
 	config, err := image.ConfigFile()
