@@ -19,7 +19,7 @@ import (
 )
 
 func main() {
-	fuzzTime := flag.Duration("fuzztime", 0, "how long to run each fuzz target; 0 runs none")
+	fuzzTime := flag.String("fuzztime", "", "how long (10s) or how often (1000x) to run each fuzz target; empty runs none")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -34,13 +34,13 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, report *Report, args []string, fuzzTime time.Duration) error {
+func run(ctx context.Context, report *Report, args []string, fuzzTime string) error {
 	if len(args) > 0 {
 		if err := goTest(ctx, report, args...); err != nil {
 			return err
 		}
 	}
-	if fuzzTime <= 0 {
+	if fuzzTime == "" {
 		return nil
 	}
 	targets, err := fuzzTargets(ctx)
@@ -49,7 +49,7 @@ func run(ctx context.Context, report *Report, args []string, fuzzTime time.Durat
 	}
 	for _, t := range targets {
 		report.label = " " + t.Name
-		if err := goTest(ctx, report, "-run=^$", "-fuzz=^"+t.Name+"$", "-fuzztime="+fuzzTime.String(), t.Package); err != nil {
+		if err := goTest(ctx, report, "-run=^$", "-fuzz=^"+t.Name+"$", "-fuzztime="+fuzzTime, t.Package); err != nil {
 			return err
 		}
 	}
