@@ -8,8 +8,8 @@ import (
 	"os"
 )
 
-// readPublicKeys reads PEM files (PKIX, "PUBLIC KEY") of ed25519 public keys, one or more a file.
-func readPublicKeys(files []string) ([]ed25519.PublicKey, error) {
+// ReadPublicKeys reads PEM files (PKIX, "PUBLIC KEY") of ed25519 public keys, one or more a file.
+func ReadPublicKeys(files []string) ([]ed25519.PublicKey, error) {
 	var keys []ed25519.PublicKey
 	for _, file := range files {
 		text, err := os.ReadFile(file)
@@ -34,6 +34,6 @@ func readPublicKeys(files []string) ([]ed25519.PublicKey, error) {
 
 // trustedKeys are the converters whose block images are used here: those configured and this node's own.
 func trustedKeys(cfg Config, own ed25519.PrivateKey) ([]ed25519.PublicKey, error) {
-	keys, err := readPublicKeys(cfg.TrustedKeys)
+	keys, err := ReadPublicKeys(cfg.TrustedKeys)
 	return append(keys, own.Public().(ed25519.PublicKey)), err
 }

@@ -146,7 +146,7 @@ func (d *doctor) checkTrust(context.Context) []finding {
 		return []finding{warn("trust", "list the public keys of your converters in trusted_keys ("+defaultConfigFile+")",
 			"block images of this node's own converter are used, no others")}
 	}
-	keys, err := publicKeys(d.config.TrustedKeys)
+	keys, err := agent.ReadPublicKeys(d.config.TrustedKeys)
 	if err != nil {
 		return []finding{fail("trust", "correct trusted_keys", "%v", err)}
 	}

@@ -5,12 +5,11 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"io/fs"
-	"os"
 
 	"github.com/spf13/cobra"
 
+	"github.com/xylem-project/xylem/agent"
 	"github.com/xylem-project/xylem/blockfmt"
 	"github.com/xylem-project/xylem/blockfmt/convert"
 )
@@ -40,33 +39,9 @@ func newKey(a *app) *cobra.Command {
 	return cmd
 }
 
-// publicKeys reads the PEM files with the public keys of trusted converters.
-func publicKeys(files []string) ([]ed25519.PublicKey, error) {
-	var keys []ed25519.PublicKey
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return nil, fmt.Errorf("trusted key: %w", err)
-		}
-		before := len(keys)
-		for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-			parsed, err := x509.ParsePKIXPublicKey(block.Bytes)
-			key, ok := parsed.(ed25519.PublicKey)
-			if err != nil || !ok {
-				return nil, fmt.Errorf("trusted key %s: want ed25519 public keys in PEM form (PUBLIC KEY)", file)
-			}
-			keys = append(keys, key)
-		}
-		if len(keys) == before {
-			return nil, fmt.Errorf("trusted key %s: no PEM block in it", file)
-		}
-	}
-	return keys, nil
-}
-
 // trusted returns the keys that an agent with this configuration trusts: those it lists, and the node's own.
 func (a *app) trusted() ([]ed25519.PublicKey, error) {
-	keys, err := publicKeys(a.config.TrustedKeys)
+	keys, err := agent.ReadPublicKeys(a.config.TrustedKeys)
 	if err != nil {
 		return nil, err
 	}
