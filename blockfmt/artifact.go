@@ -25,6 +25,7 @@ const (
 
 	AnnotationCompanion     = "dev.xylem.companion"      // on the manifest: digest of the companion manifest
 	AnnotationStartupBlocks = "dev.xylem.startup-blocks" // on a blob: how many of its first blocks hold startup files
+	AnnotationRunningBlocks = "dev.xylem.running-blocks" // on a blob: how many of its first blocks hold what running programs read
 
 	// MaxManifestSize and MaxMetadataSize bound in bytes what is read of a manifest, config or index of manifests, and of an
 	// EROFS metadata image.
@@ -54,6 +55,7 @@ type Layer struct {
 	Blob          ocispec.Descriptor // role device
 	Index         ocispec.Descriptor // its chunk index
 	StartupBlocks int                // the first blocks of Blob hold the startup files, in startup order; 0 if unknown
+	RunningBlocks int                // the first blocks of Blob, those included, hold what running programs read; 0 if unknown
 }
 
 // sourceInfo is what a block image's config says about its source, under the key "xylem".
@@ -160,9 +162,8 @@ func ParseArtifact(manifest, config []byte) (*Artifact, error) {
 		if err := l.validate(); err != nil {
 			return fail(ErrCorrupt, "source layer %d: %v", i, err)
 		}
-		if n, err := strconv.Atoi(l.Blob.Annotations[AnnotationStartupBlocks]); err == nil && n > 0 { // a hint: 0 if it makes no sense
-			l.StartupBlocks = n
-		}
+		l.StartupBlocks = blocksHint(l.Blob, AnnotationStartupBlocks)
+		l.RunningBlocks = blocksHint(l.Blob, AnnotationRunningBlocks)
 		a.Layers = append(a.Layers, l)
 	}
 	a.Metadata = m.Layers[len(m.Layers)-1]
@@ -186,11 +187,18 @@ func StartupBlocks(manifest []byte) (n int) {
 		return 0
 	}
 	for _, l := range m.Layers {
-		if blocks, err := strconv.Atoi(l.Annotations[AnnotationStartupBlocks]); err == nil && blocks > 0 {
-			n += blocks
-		}
+		n += blocksHint(l, AnnotationStartupBlocks)
 	}
 	return n
+}
+
+// blocksHint returns the number of blocks in an annotation. It is a hint: 0 if it makes no sense.
+func blocksHint(blob ocispec.Descriptor, annotation string) int {
+	n, err := strconv.Atoi(blob.Annotations[annotation])
+	if err != nil {
+		return 0
+	}
+	return max(n, 0)
 }
 
 func (l *Layer) validate() error {

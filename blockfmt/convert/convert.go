@@ -228,7 +228,7 @@ func (r *Result) build(layers []*layer, merged *metadata.Tree, record blockfmt.R
 	a := &blockfmt.Artifact{Source: r.src.Descriptor, Platform: r.src.Platform}
 	companion := &blockfmt.Companion{Source: bare(r.src.Descriptor)}
 	for i, l := range layers {
-		a.Layers = append(a.Layers, blockfmt.Layer{DiffID: l.DiffID, Blob: l.Blob, Index: l.Index, StartupBlocks: l.StartupBlocks})
+		a.Layers = append(a.Layers, blockfmt.Layer{DiffID: l.DiffID, Blob: l.Blob, Index: l.Index, StartupBlocks: l.StartupBlocks, RunningBlocks: l.RunningBlocks})
 		companion.Layers = append(companion.Layers, l.Metadata)
 		r.blobs[l.Blob.Digest] = content{layer: i, size: l.Blob.Size, path: l.path(blobFile)}
 		r.blobs[l.Index.Digest] = content{layer: i, size: l.Index.Size, path: l.path(indexFile)}

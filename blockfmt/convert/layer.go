@@ -28,6 +28,7 @@ type layerInfo struct {
 	Blocks        int                `json:"blocks"`
 	Inodes        int                `json:"inodes"`
 	StartupBlocks int                `json:"startupBlocks"`
+	RunningBlocks int                `json:"runningBlocks"`
 }
 
 // Files of a converted layer in its directory.
@@ -60,11 +61,11 @@ type layerJob struct {
 
 // convert makes the layer's files in dir, which exists and is empty.
 func (j *layerJob) convert(ctx context.Context, dir string) (*layer, error) {
-	file, err := tempFile(j.opts.TempDir)
+	s, err := newSpool(j.opts.TempDir)
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
+	defer s.Close()
 	blob, err := os.Create(filepath.Join(dir, blobFile))
 	if err != nil {
 		return nil, err
@@ -73,9 +74,9 @@ func (j *layerJob) convert(ctx context.Context, dir string) (*layer, error) {
 	l := &layer{dir: dir, layerInfo: layerInfo{DiffID: j.diffID}}
 	var enc *encoded
 	if len(j.profile) == 0 {
-		enc, err = j.streamed(ctx, l, newSpool(file), blob)
+		enc, err = j.streamed(ctx, l, s, blob)
 	} else {
-		enc, err = j.arranged(ctx, l, newSpool(file), blob)
+		enc, err = j.arranged(ctx, l, s, blob)
 	}
 	if err != nil {
 		return nil, err
@@ -104,13 +105,16 @@ func (j *layerJob) arranged(ctx context.Context, l *layer, s *spool, blob io.Wri
 	if err := j.unpack(ctx, l, s); err != nil {
 		return nil, err
 	}
-	p := place(l.tree, j.profile, s.end)
+	p := place(l.tree, j.profile, s.size())
 	if err := p.apply(l.tree); err != nil {
 		return nil, err
 	}
-	l.StartupBlocks = int((p.startup + blockfmt.BlockSize - 1) / blockfmt.BlockSize)
-	return j.encoder.encode(ctx, p.reader(s.file), blob, j.encodeProgress(s.end))
+	l.StartupBlocks = blocksOf(p.startup)
+	return j.encoder.encode(ctx, p.reader(s), blob, j.encodeProgress(s.size()))
 }
+
+// blocksOf returns how many blocks n bytes take.
+func blocksOf(n int64) int { return int((n + blockfmt.BlockSize - 1) / blockfmt.BlockSize) }
 
 func (j *layerJob) encodeProgress(total int64) func(int64) {
 	done := int64(0)
@@ -135,11 +139,11 @@ func (j *layerJob) unpack(ctx context.Context, l *layer, s *spool) error {
 		return err
 	}
 	defer raw.Close()
-	tree := newLayerTree(limits{j.opts.MaxEntries, maxLayerMetadata}, func(r io.Reader, size int64) ([]metadata.Extent, error) {
+	tree := newLayerTree(limits{j.opts.MaxEntries, maxLayerMetadata}, func(name string, r io.Reader, size int64) ([]metadata.Extent, error) {
 		if err := j.budget.use(size); err != nil {
 			return nil, err
 		}
-		return s.add(r, size)
+		return s.add(sectionOf(name), r, size)
 	})
 	got, err := ahead(ctx, raw, j.budget, tree.read)
 	if err != nil {
@@ -152,7 +156,11 @@ func (j *layerJob) unpack(ctx context.Context, l *layer, s *spool) error {
 		return fmt.Errorf("layer unpacks to diffID %s, its image says %s: %w", got, j.diffID, blockfmt.ErrCorrupt)
 	}
 	l.tree, l.Inodes = &metadata.Tree{Root: tree.root}, tree.entries
-	return s.finish()
+	if err := s.finish(); err != nil {
+		return err
+	}
+	l.RunningBlocks = blocksOf(s.ends[running])
+	return s.join(l.tree)
 }
 
 // finish writes what describes the blob.
@@ -169,6 +177,9 @@ func (j *layerJob) finish(l *layer, enc *encoded) error {
 	}}
 	if l.StartupBlocks > 0 {
 		l.Blob.Annotations[blockfmt.AnnotationStartupBlocks] = strconv.Itoa(l.StartupBlocks)
+	}
+	if l.RunningBlocks > 0 {
+		l.Blob.Annotations[blockfmt.AnnotationRunningBlocks] = strconv.Itoa(l.RunningBlocks)
 	}
 	l.Index = ocispec.Descriptor{MediaType: blockfmt.MediaTypeChunkIndex, Digest: indexDigest, Size: int64(len(encodedIndex)), Annotations: map[string]string{
 		blockfmt.AnnotationChunkIndexTarget: enc.Digest.String(),

@@ -17,7 +17,7 @@ import (
 )
 
 // cacheVersion is part of the cache's keys. Change it whenever the same layer would give other bytes.
-const cacheVersion = "2"
+const cacheVersion = "3"
 
 // layerCache keeps converted layers, each in a directory of its own named by what determines its bytes. Directories appear
 // by rename when they are complete and on disk, so a crash leaves nothing half-written under a key. Any number of

@@ -3,7 +3,6 @@ package convert
 import (
 	"cmp"
 	"io"
-	"os"
 	"slices"
 
 	"github.com/xylem-project/xylem/blockfmt"
@@ -105,14 +104,7 @@ func (s *intervals) search(pos int64) int {
 
 // apply rewrites the extents of a tree from the spool to the blob.
 func (p *placement) apply(t *metadata.Tree) error {
-	done := map[*metadata.Inode]bool{}
-	return t.Walk(func(_ string, in *metadata.Inode) error {
-		if len(in.Extents) > 0 && !done[in] {
-			done[in] = true
-			in.Extents = p.translate(in.Extents)
-		}
-		return nil
-	})
+	return eachInode(t, func(in *metadata.Inode) { in.Extents = p.translate(in.Extents) })
 }
 
 func (p *placement) translate(extents []metadata.Extent) []metadata.Extent {
@@ -134,10 +126,10 @@ func (p *placement) translate(extents []metadata.Extent) []metadata.Extent {
 }
 
 // reader reads the spool in the order of the blob.
-func (p *placement) reader(spool *os.File) io.Reader {
+func (p *placement) reader(s *spool) io.Reader {
 	readers := make([]io.Reader, len(p.parts))
 	for i, part := range p.parts {
-		readers[i] = io.NewSectionReader(spool, part.start, part.end-part.start)
+		readers[i] = s.part(part.start, part.end)
 	}
 	return io.MultiReader(readers...)
 }

@@ -2,6 +2,7 @@ package convert
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"io"
@@ -19,14 +20,15 @@ const (
 	spoolChunk = 1 << 20
 )
 
-// spool collects the file data of one layer, uncompressed and in the order of the tar, as the blob will hold it unless a
-// profile rearranges it: each file on a page boundary, zeros left out, identical content once.
+// spool collects the file data of one layer, uncompressed, as the blob will hold it unless a profile rearranges it: the
+// sections one after the other, in each the files in the order of the tar, each file on a page boundary, zeros left out,
+// identical content once.
 //
 // One goroutine adds files; at the same time another may read with a spoolReader what is final.
 type spool struct {
-	file *os.File
+	files [sections]*os.File
 	// Owned by the goroutine that adds.
-	end   int64                          // of the data, a multiple of blockfmt.PageSize
+	ends  [sections]int64                // of the data, multiples of blockfmt.PageSize
 	known map[uint64][][]metadata.Extent // by hash of content: the files that are there
 	buf   []byte
 	other []byte // for comparing
@@ -36,33 +38,50 @@ type spool struct {
 
 	mu     sync.Mutex
 	grown  sync.Cond
-	ready  int64 // bytes from the start that do not change any more
+	ready  int64 // bytes of the first section that do not change any more
 	closed bool
 	err    error
 }
 
-// newSpool returns an empty spool in file, which stays the caller's.
-func newSpool(file *os.File) *spool {
-	s := &spool{file: file, known: map[uint64][][]metadata.Extent{}, buf: make([]byte, spoolChunk), other: make([]byte, spoolChunk)}
+// newSpool returns an empty spool in files without names in dir. Close it when done.
+func newSpool(dir string) (*spool, error) {
+	s := &spool{known: map[uint64][][]metadata.Extent{}, buf: make([]byte, spoolChunk), other: make([]byte, spoolChunk)}
 	s.grown.L = &s.mu
-	return s
+	for i := range s.files {
+		var err error
+		if s.files[i], err = tempFile(dir); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
+	return s, nil
 }
 
-// add keeps the data of a file and returns where: extents on device 0. Errors of r and of the file are passed on.
-func (s *spool) add(r io.Reader, size int64) ([]metadata.Extent, error) {
+// Close removes the spool's data.
+func (s *spool) Close() (err error) {
+	for _, f := range s.files {
+		if f != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}
+	return err
+}
+
+// add keeps the data of a file in a section and returns where: extents whose device is the section. Errors of r and of the
+// spool's files are passed on.
+func (s *spool) add(in section, r io.Reader, size int64) ([]metadata.Extent, error) {
 	if size == 0 {
 		return nil, nil
 	}
 	s.hash.Reset()
 	var extents []metadata.Extent
-	end := s.end
+	end := s.ends[in]
 	for done := int64(0); done < size; {
 		chunk := s.buf[:min(size-done, spoolChunk)]
 		if _, err := io.ReadFull(r, chunk); err != nil {
 			return nil, fmt.Errorf("tar: %w", asCorrupt(unexpectedEOF(err)))
 		}
 		var err error
-		if extents, end, err = s.write(chunk, done, end, extents); err != nil {
+		if extents, end, err = s.write(in, chunk, done, end, extents); err != nil {
 			return nil, err
 		}
 		done += int64(len(chunk))
@@ -79,13 +98,13 @@ func (s *spool) add(r io.Reader, size int64) ([]metadata.Extent, error) {
 		}
 	}
 	s.known[sum] = append(s.known[sum], extents)
-	s.end = end
+	s.ends[in] = end
 	s.publish()
 	return extents, nil
 }
 
-// write appends to the file at end the parts of chunk that are not zeros. chunk begins at offset off of its file.
-func (s *spool) write(chunk []byte, off, end int64, extents []metadata.Extent) ([]metadata.Extent, int64, error) {
+// write appends to the section at end the parts of chunk that are not zeros. chunk begins at offset off of its file.
+func (s *spool) write(in section, chunk []byte, off, end int64, extents []metadata.Extent) ([]metadata.Extent, int64, error) {
 	for at := 0; at < len(chunk); {
 		run, zero := nextRun(chunk[at:])
 		if !zero {
@@ -94,10 +113,10 @@ func (s *spool) write(chunk []byte, off, end int64, extents []metadata.Extent) (
 			if pad := -len(data) & (blockfmt.PageSize - 1); pad > 0 {
 				data = append(bytes.Clone(data), make([]byte, pad)...)
 			}
-			if _, err := s.file.WriteAt(data, end); err != nil {
+			if _, err := s.files[in].WriteAt(data, end); err != nil {
 				return nil, 0, fmt.Errorf("spool: %w", err)
 			}
-			extents = appendExtent(extents, metadata.Extent{FileOffset: off + int64(at), Length: int64(run), DeviceOffset: end})
+			extents = appendExtent(extents, metadata.Extent{FileOffset: off + int64(at), Length: int64(run), Device: int(in), DeviceOffset: end})
 			end += int64(len(data))
 		}
 		at += run
@@ -118,10 +137,10 @@ func (s *spool) same(a, b []metadata.Extent) (bool, error) {
 	for i := range a {
 		for done := int64(0); done < a[i].Length; done += spoolChunk {
 			n := min(a[i].Length-done, spoolChunk)
-			if _, err := s.file.ReadAt(s.buf[:n], a[i].DeviceOffset+done); err != nil {
+			if _, err := s.files[a[i].Device].ReadAt(s.buf[:n], a[i].DeviceOffset+done); err != nil {
 				return false, fmt.Errorf("spool: %w", err)
 			}
-			if _, err := s.file.ReadAt(s.other[:n], b[i].DeviceOffset+done); err != nil {
+			if _, err := s.files[b[i].Device].ReadAt(s.other[:n], b[i].DeviceOffset+done); err != nil {
 				return false, fmt.Errorf("spool: %w", err)
 			}
 			if !bytes.Equal(s.buf[:n], s.other[:n]) {
@@ -162,17 +181,64 @@ func appendExtent(extents []metadata.Extent, e metadata.Extent) []metadata.Exten
 	return append(extents, e)
 }
 
+// size returns the bytes of all sections.
+func (s *spool) size() (n int64) {
+	for _, end := range s.ends {
+		n += end
+	}
+	return n
+}
+
+// join puts the sections one after the other, as device 0: it rewrites the extents of the tree whose files were added, once.
+func (s *spool) join(t *metadata.Tree) error {
+	var start [sections]int64
+	for i := 1; i < int(sections); i++ {
+		start[i] = start[i-1] + s.ends[i-1]
+	}
+	return eachInode(t, func(in *metadata.Inode) {
+		joined := make([]metadata.Extent, len(in.Extents)) // identical files share theirs
+		for i, e := range in.Extents {
+			joined[i] = metadata.Extent{FileOffset: e.FileOffset, Length: e.Length, DeviceOffset: start[e.Device] + e.DeviceOffset}
+		}
+		in.Extents = joined
+	})
+}
+
+// eachInode calls do once for each inode of the tree that has data.
+func eachInode(t *metadata.Tree, do func(*metadata.Inode)) error {
+	done := map[*metadata.Inode]bool{}
+	return t.Walk(func(_ string, in *metadata.Inode) error {
+		if len(in.Extents) > 0 && !done[in] {
+			done[in] = true
+			do(in)
+		}
+		return nil
+	})
+}
+
+// part returns a reader of bytes [start, end) of the joined sections of a finished spool.
+func (s *spool) part(start, end int64) io.Reader {
+	var readers []io.Reader
+	for i, f := range s.files {
+		if from, to := max(start, 0), min(end, s.ends[i]); from < to {
+			readers = append(readers, io.NewSectionReader(f, from, to-from))
+		}
+		start, end = start-s.ends[i], end-s.ends[i]
+	}
+	return io.MultiReader(readers...)
+}
+
 // finish ends the spool after the last file. A blob is never empty: without data it gets one page of zeros.
 func (s *spool) finish() error {
-	if s.end == 0 {
-		if _, err := s.file.WriteAt(zeros[:blockfmt.PageSize], 0); err != nil {
+	if s.size() == 0 {
+		if _, err := s.files[0].WriteAt(zeros[:blockfmt.PageSize], 0); err != nil {
 			return fmt.Errorf("spool: %w", err)
 		}
-		s.end = blockfmt.PageSize
+		s.ends[0] = blockfmt.PageSize
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ready, s.closed = s.end, true
+	s.ready, s.closed = s.ends[0], true
 	s.grown.Broadcast()
 	return nil
 }
@@ -180,7 +246,7 @@ func (s *spool) finish() error {
 func (s *spool) publish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ready = s.end
+	s.ready = s.ends[0]
 	s.grown.Broadcast()
 }
 
@@ -194,13 +260,17 @@ func (s *spool) fail(err error) {
 	}
 }
 
-// spoolReader reads a spool from the start while it still grows.
+// spoolReader reads a spool from the start: the first section while it still grows, the others when the spool is finished.
 type spoolReader struct {
 	spool *spool
 	pos   int64
+	rest  io.Reader // of the other sections; nil: not there yet
 }
 
 func (r *spoolReader) Read(p []byte) (int, error) {
+	if r.rest != nil {
+		return r.rest.Read(p)
+	}
 	s := r.spool
 	s.mu.Lock()
 	for s.ready-r.pos < int64(len(p)) && !s.closed {
@@ -212,9 +282,10 @@ func (r *spoolReader) Read(p []byte) (int, error) {
 	case err != nil:
 		return 0, err
 	case n == 0:
-		return 0, io.EOF
+		r.rest = s.part(ready, s.size())
+		return r.rest.Read(p)
 	default:
-		got, err := s.file.ReadAt(p[:n], r.pos)
+		got, err := s.files[0].ReadAt(p[:n], r.pos)
 		r.pos += int64(got)
 		return got, err
 	}

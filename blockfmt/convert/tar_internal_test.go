@@ -36,7 +36,7 @@ func FuzzLayerTree(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		read := int64(0)
-		tree := newLayerTree(limits{1000, 1 << 20}, func(r io.Reader, size int64) ([]metadata.Extent, error) {
+		tree := newLayerTree(limits{1000, 1 << 20}, func(_ string, r io.Reader, size int64) ([]metadata.Extent, error) {
 			if read += size; size > 1<<20 || read > 1<<22 {
 				return nil, blockfmt.ErrUnsupported
 			}

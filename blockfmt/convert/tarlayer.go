@@ -38,11 +38,14 @@ type limits struct {
 type layerTree struct {
 	root    *metadata.Inode
 	limits  limits
-	store   func(r io.Reader, size int64) ([]metadata.Extent, error) // keeps a file's data
+	store   storeFunc
 	dirs    []dirTime
 	entries int
 	bytes   int64
 }
+
+// storeFunc keeps the data of the file with a name, an absolute path.
+type storeFunc func(name string, r io.Reader, size int64) ([]metadata.Extent, error)
 
 // dirTime is what a directory's entry said its time is. It is set at the end, on whatever has that name by then.
 type dirTime struct {
@@ -50,7 +53,7 @@ type dirTime struct {
 	time time.Time
 }
 
-func newLayerTree(l limits, store func(io.Reader, int64) ([]metadata.Extent, error)) *layerTree {
+func newLayerTree(l limits, store storeFunc) *layerTree {
 	return &layerTree{root: newDir(), limits: l, store: store}
 }
 
@@ -177,7 +180,7 @@ func (t *layerTree) put(dir *metadata.Inode, name string, hdr *tar.Header, data 
 	if in == nil || !in.IsDir() || hdr.Typeflag != tar.TypeDir {
 		in = &metadata.Inode{}
 	}
-	if err := t.fill(in, hdr, data); err != nil {
+	if err := t.fill(in, name, hdr, data); err != nil {
 		return err
 	}
 	if err := setAttributes(in, hdr); err != nil {
@@ -190,11 +193,11 @@ func (t *layerTree) put(dir *metadata.Inode, name string, hdr *tar.Header, data 
 }
 
 // fill sets type and content of an inode.
-func (t *layerTree) fill(in *metadata.Inode, hdr *tar.Header, data io.Reader) (err error) {
+func (t *layerTree) fill(in *metadata.Inode, name string, hdr *tar.Header, data io.Reader) (err error) {
 	switch hdr.Typeflag {
 	case tar.TypeReg, tar.TypeGNUSparse:
 		in.Mode, in.Size = metadata.TypeFile, hdr.Size
-		in.Extents, err = t.store(data, hdr.Size)
+		in.Extents, err = t.store(name, data, hdr.Size)
 		return err
 	case tar.TypeDir:
 		in.Mode, in.Implicit = metadata.TypeDir, false
