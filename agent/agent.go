@@ -32,6 +32,7 @@ type agent struct {
 	cache    *cache.Cache
 	registry *registry.Client
 	server   *fuse.Server
+	pusher   *pusher
 	images   *Images
 	snaps    *snapshotter.Snapshotter
 
@@ -129,7 +130,12 @@ func (a *agent) startFUSE(stop *closers) (err error) {
 	if err != nil {
 		return fmt.Errorf("mount FUSE at %s: %w", dir, err)
 	}
-	stop.add(a.server.Close)
+	a.pusher = newPusher(a.server, a.cfg.Log)
+	a.pusher.start()
+	stop.add(func() error { // no reads, no pushes
+		defer a.pusher.stop()
+		return a.server.Close()
+	})
 	return nil
 }
 
@@ -149,11 +155,11 @@ func (a *agent) startImages(ctx context.Context, stop *closers) error {
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s := newStacks(a.cfg, a.cache, a.place)
 	stop.add(s.close)
-	b := &blobs{cache: a.cache, server: a.server, source: s.source, open: map[digest.Digest]*blob{}}
+	b := &blobs{cache: a.cache, server: a.server, pusher: a.pusher, source: s.source, open: map[digest.Digest]*blob{}}
 	a.images = newImages(a.cfg, b, way)
 	a.images.discovery = discovery{dir: a.dir("images"), place: a.place, trusted: keys, log: a.cfg.Log}
 	a.images.resolve = a.resolve
-	a.images.prefetch = &prefetcher{blobs: b, enabled: a.cfg.Prefetch, workers: 2 * a.cfg.Connections, log: a.cfg.Log, ctx: running}
+	a.images.prefetch = &prefetcher{blobs: b, newSweep: s.sweep, enabled: a.cfg.Prefetch, budget: int64(a.cfg.BackgroundFetch), workers: 2 * a.cfg.Connections, log: a.cfg.Log, ctx: running}
 	var converting sync.WaitGroup
 	if a.cfg.Convert == "background" {
 		c := &converter{dir: a.dir("converted"), key: own, registries: a.cfg.Registries, done: a.images.add, log: a.cfg.Log, queue: make(chan job, maxJobs)}

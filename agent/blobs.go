@@ -22,6 +22,7 @@ import (
 type blobs struct {
 	cache  *cache.Cache
 	server *fuse.Server
+	pusher *pusher
 	source func(o origin) (blockfmt.Source, error)
 
 	mu   sync.Mutex
@@ -32,6 +33,9 @@ type blobs struct {
 // blob is one open blob. It is what the FUSE server reads from.
 type blob struct {
 	file     *cache.File
+	index    *blockfmt.Index
+	pusher   *pusher
+	pushed   pushed
 	ahead    *fetch.Readahead
 	failures failures
 	digest   digest.Digest
@@ -53,7 +57,23 @@ func (b *blob) Fill(ctx context.Context, off, n int64) error {
 	start := time.Now()
 	err := b.file.Fill(ctx, off, n)
 	b.failures.note(ctx, off, n, start, err)
+	if err == nil {
+		b.push(off, n)
+	}
 	return err
+}
+
+// push has what is read of a blob in parts pushed in blocks, unless somebody records which parts those are.
+func (b *blob) push(off, n int64) {
+	if r := b.recorder.Load(); r != nil && r.pages {
+		return
+	}
+	first, end := b.index.Find(off, n)
+	for i := first; i < end; i++ {
+		if ref := b.index.Ref(i); ref.RawLength > n && b.pushed.mark(i) {
+			b.pusher.add(b.id, ref)
+		}
+	}
 }
 
 // Size returns the uncompressed size in bytes.
@@ -75,7 +95,7 @@ func (s *blobs) acquire(im *image, layer int) (*blob, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &blob{digest: ix.Blob(), id: s.next, users: 1}
+	b := &blob{digest: ix.Blob(), index: ix, pusher: s.pusher, pushed: make(pushed, ix.Len()), id: s.next, users: 1}
 	startup := im.artifact.Layers[layer].StartupBlocks
 	b.ahead = fetch.NewReadahead(readahead(ix, startup, func(ctx context.Context, block int) error { return b.file.Prefetch(ctx, block) }))
 	touched := func(block int) {

@@ -34,6 +34,9 @@ type Config struct {
 	Connections int `toml:"connections"`
 	// Prefetch fetches the startup blocks of an image as soon as it is known, where a record of them exists. Default true.
 	Prefetch bool `toml:"prefetch"`
+	// BackgroundFetch is how much of an image without a startup record is fetched in the background once it is mounted, the likeliest
+	// blocks first, as "512MiB"; 0 for what is read only. Default 512MiB.
+	BackgroundFetch Size `toml:"background_fetch"`
 	// Convert says what happens to a pulled image that has no block image: off, or background (convert it on this node for the
 	// next time). Default off.
 	Convert string `toml:"convert"`
@@ -62,7 +65,7 @@ type RegistryConfig struct {
 func Default() Config {
 	return Config{
 		Root: "/var/lib/xylem", State: "/run/xylem", Admin: "127.0.0.1:9750", CacheBudget: 40 << 30, MountWay: "auto",
-		ReadTimeout: Duration{30 * time.Second}, ReadAhead: blockfmt.BlockSize, Connections: 8, Prefetch: true, Convert: "off",
+		ReadTimeout: Duration{30 * time.Second}, ReadAhead: blockfmt.BlockSize, Connections: 8, Prefetch: true, BackgroundFetch: 512 << 20, Convert: "off",
 	}
 }
 

@@ -1,11 +1,13 @@
 package agent
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/opencontainers/go-digest"
@@ -120,6 +122,19 @@ func (im *image) startupBlocks() (n int) {
 		n += l.StartupBlocks
 	}
 	return n
+}
+
+// smallestFirst returns the layers by how much of them running programs may read: more of a small layer than of a large one is
+// used, in proportion, and all small ones together are there in no time.
+func (im *image) smallestFirst() []int {
+	layers := make([]int, len(im.artifact.Layers))
+	for i := range layers {
+		layers[i] = i
+	}
+	slices.SortStableFunc(layers, func(a, b int) int {
+		return cmp.Compare(im.artifact.Layers[a].RunningBlocks, im.artifact.Layers[b].RunningBlocks)
+	})
+	return layers
 }
 
 // within drops positions that the image does not have: a record comes from outside.

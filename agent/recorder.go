@@ -15,6 +15,7 @@ import (
 // readahead off these are the pages that the program itself touches.
 type recorder struct {
 	image *image
+	pages bool // exactly those that the program touches are to be recorded, not blocks
 
 	mu    sync.Mutex
 	seen  []map[int64]bool // per layer: page numbers

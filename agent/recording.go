@@ -75,6 +75,7 @@ func (s *Images) StartRecording(ctx context.Context, ref string) error {
 		return fmt.Errorf("record %s: %w", ref, blockfmt.ErrNotFound)
 	}
 	m.recorder, m.explicit = newRecorder(im), true
+	m.recorder.pages = true
 	return m.mount(ctx, s, im, n)
 }
 

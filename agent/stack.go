@@ -10,7 +10,7 @@ import (
 
 // stacks are the Sources that blocks come through, one for every place they are fetched from:
 //
-//	Deadline(Coalesced(Cached(disk, Retry(Verified(Ranged(place))))))
+//	Deadline(Coalesced(Cached(disk, Gated(Retry(Verified(Ranged(place)))))))
 type stacks struct {
 	store    blockfmt.Store
 	place    func(origin) (place, error)
@@ -18,33 +18,57 @@ type stacks struct {
 	timeout  time.Duration // of one read
 
 	mu   sync.Mutex
-	open map[string]blockfmt.Source
+	open map[string]*stack
 	stop closers
 }
 
+// stack is the way of the blocks of one place.
+type stack struct {
+	from   place
+	gate   *fetch.Gate
+	source blockfmt.Source
+}
+
 func newStacks(cfg Config, store blockfmt.Store, place func(origin) (place, error)) *stacks {
-	return &stacks{store: store, place: place, requests: cfg.Connections, timeout: cfg.ReadTimeout.Duration, open: map[string]blockfmt.Source{}}
+	return &stacks{store: store, place: place, requests: cfg.Connections, timeout: cfg.ReadTimeout.Duration, open: map[string]*stack{}}
 }
 
 // source returns the Source of an origin's blocks.
 func (s *stacks) source(o origin) (blockfmt.Source, error) {
+	k, err := s.stack(o)
+	if err != nil {
+		return nil, err
+	}
+	return k.source, nil
+}
+
+// sweep returns a Sweep that fetches from an origin into the store and gives way to demand reads there.
+func (s *stacks) sweep(o origin) (*fetch.Sweep, error) {
+	k, err := s.stack(o)
+	if err != nil {
+		return nil, err
+	}
+	return fetch.NewSweep(fetch.SweepConfig{Reader: k.from, Store: s.store, Yield: k.gate.Wait}), nil
+}
+
+func (s *stacks) stack(o origin) (*stack, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if src := s.open[o.String()]; src != nil {
-		return src, nil
+	if k := s.open[o.String()]; k != nil {
+		return k, nil
 	}
 	from, err := s.place(o)
 	if err != nil {
 		return nil, err
 	}
 	ranged := fetch.Ranged(from, fetch.RangedConfig{Requests: s.requests, Window: time.Millisecond, MinBytes: 4 << 20})
-	remote := fetch.Retry(fetch.Verified(ranged), fetch.RetryConfig{})
-	coalesced := fetch.Coalesced(fetch.Cached(s.store, remote))
+	gate := fetch.Gated(fetch.Retry(fetch.Verified(ranged), fetch.RetryConfig{}))
+	coalesced := fetch.Coalesced(fetch.Cached(s.store, gate))
 	s.stop.add(ranged.Close)
 	s.stop.add(coalesced.Close) // first: it waits for what it asked of ranged
-	src := fetch.Deadline(coalesced, s.timeout)
-	s.open[o.String()] = src
-	return src, nil
+	k := &stack{from, gate, fetch.Deadline(coalesced, s.timeout)}
+	s.open[o.String()] = k
+	return k, nil
 }
 
 // close ends all fetches that are under way.
@@ -52,6 +76,6 @@ func (s *stacks) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	stop := s.stop
-	s.open, s.stop = map[string]blockfmt.Source{}, nil
+	s.open, s.stop = map[string]*stack{}, nil
 	return stop.close()
 }

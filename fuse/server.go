@@ -66,6 +66,35 @@ func (s *Server) Remove(id uint64) error {
 	return nil
 }
 
+// maxPush bounds the bytes of one Push, and so the memory that it takes.
+const maxPush = 1 << 20
+
+var pushBuffers = sync.Pool{New: func() any { return new([maxPush]byte) }}
+
+// Push puts bytes [off, off+n) of a blob, which must be valid in its File, into the kernel's page cache: reading them needs no
+// request then. It may be refused, by a kernel that does not know the file yet for example, which changes nothing for
+// readers. Not to be called by Fill: the kernel may wait for reads of the same bytes.
+func (s *Server) Push(id uint64, off, n int64) error {
+	f := s.fs.startRead(id + firstBlob)
+	if f == nil {
+		return nil
+	}
+	defer f.reads.Done()
+	buf := pushBuffers.Get().(*[maxPush]byte)
+	defer pushBuffers.Put(buf)
+	data := buf[:clamp(f.blob.Size(), off, int(min(n, maxPush)))]
+	if len(data) == 0 {
+		return nil
+	}
+	if _, err := f.blob.File().ReadAt(data, off); err != nil {
+		return fmt.Errorf("fuse: push %d bytes at %d of %s: %w", len(data), off, f.name, err)
+	}
+	if status := s.fs.server.InodeNotifyStoreCache(f.node, off, data); status != gofuse.OK {
+		return fmt.Errorf("fuse: push %d bytes at %d of %s: %v", len(data), off, f.name, status)
+	}
+	return nil
+}
+
 // Path returns the path of the file with this name, for use by the kernel and by other processes: see the package comment.
 func (s *Server) Path(name string) string { return filepath.Join(s.conn.dir, name) }
 

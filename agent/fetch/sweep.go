@@ -1,0 +1,106 @@
+package fetch
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/xylem-project/xylem/blockfmt"
+)
+
+// SweepConfig of a Sweep. All but the last are needed.
+type SweepConfig struct {
+	Reader RangeReader
+	Store  blockfmt.Store                  // keeps the blocks
+	Yield  func(ctx context.Context) error // returns when the sweep may go on, after every block. See Gate.
+	Bytes  int64                           // of one request at most. Default 32 MiB.
+}
+
+// A Sweep fetches blocks that nobody has asked for yet and that somebody may ask for soon, in few large requests, and keeps them as
+// they are stored: what a registry and a node spend on a block is then a fraction of what they spend on a demand read.
+type Sweep struct {
+	cfg  SweepConfig
+	runs [][]blockfmt.Ref // neighbours
+}
+
+// NewSweep returns a Sweep of nothing.
+func NewSweep(cfg SweepConfig) *Sweep {
+	setDefault(&cfg.Bytes, 32<<20)
+	return &Sweep{cfg: cfg}
+}
+
+// Add appends the first n blocks of a blob, as far as they have no more than limit stored bytes together, and returns how many
+// bytes they have.
+func (s *Sweep) Add(ix *blockfmt.Index, n int, limit int64) (added int64) {
+	room := int64(0) // in the last run
+	for i := range min(n, ix.Len()) {
+		ref := ix.Ref(i)
+		if added += ref.Length; added > limit {
+			return added - ref.Length
+		}
+		if room -= ref.Length; room < 0 {
+			s.runs, room = append(s.runs, nil), s.cfg.Bytes-ref.Length
+		}
+		last := len(s.runs) - 1
+		s.runs[last] = append(s.runs[last], ref)
+	}
+	return added
+}
+
+// Run fetches what the store does not have. It ends with the first error: what is missing then is fetched on demand.
+func (s *Sweep) Run(ctx context.Context) error {
+	buf := make([]byte, 0, blockfmt.BlockSize)
+	for _, run := range s.runs {
+		missing := s.missing(run)
+		if len(missing) == 0 {
+			continue
+		}
+		if err := s.fetch(ctx, missing, &buf); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// missing cuts off what the store has at both ends of a run.
+func (s *Sweep) missing(run []blockfmt.Ref) []blockfmt.Ref {
+	for len(run) > 0 && s.cfg.Store.Has(run[0]) {
+		run = run[1:]
+	}
+	for len(run) > 0 && s.cfg.Store.Has(run[len(run)-1]) {
+		run = run[:len(run)-1]
+	}
+	return run
+}
+
+// fetch reads a run in one request, block by block.
+func (s *Sweep) fetch(ctx context.Context, run []blockfmt.Ref, buf *[]byte) error {
+	last := run[len(run)-1]
+	body, err := s.cfg.Reader.Range(ctx, run[0].Blob, run[0].Offset, last.Offset+last.Length-run[0].Offset)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	for _, ref := range run {
+		if err := s.cfg.Yield(ctx); err != nil {
+			return err
+		}
+		if ref.Length > blockfmt.MaxBlockSize {
+			return fmt.Errorf("%v: %d stored bytes: %w", ref, ref.Length, blockfmt.ErrCorrupt)
+		}
+		if int64(cap(*buf)) < ref.Length {
+			*buf = make([]byte, ref.Length)
+		}
+		stored := (*buf)[:ref.Length]
+		if n, err := io.ReadFull(body, stored); err != nil {
+			return bodyError(ref, n, err)
+		}
+		if s.cfg.Store.Has(ref) {
+			continue
+		}
+		if err := s.cfg.Store.Put(ctx, ref, stored); err != nil {
+			return err
+		}
+	}
+	return nil
+}
