@@ -1,0 +1,80 @@
+package tree
+
+// node is a member.
+type node struct {
+	Member
+	zone         int32  // Member.Zone in the zone table
+	seq          uint64 // order of joining, which breaks ties
+	machine      *machine
+	places       []place // by stripe
+	seat         int     // index in the list of its bench
+	gone, failed bool
+}
+
+// grouped tells whether the member has a place in a group.
+func (n *node) grouped() bool { return n.groups() > 0 }
+
+// groups counts the groups of the member: one at most, unless there are fewer members to group than stripes.
+func (n *node) groups() int {
+	count := 0
+	for i := range n.places {
+		if n.places[i].level != Leaf {
+			count++
+		}
+	}
+	return count
+}
+
+// place is a member's position in one stripe.
+type place struct {
+	node     *node
+	parent   *place // nil: the root, or without a parent in the midst of an event
+	children []*place
+	level    int // in the stripe's group, or Leaf
+	held     int // blocks of the stripe that the member reported
+	epoch    Epoch
+	rank     int // index in level.fullest
+	degree   int // number of the set in stripe.degrees
+	handles  [setKinds]handle
+	touched  bool // listed in stripe.touched
+}
+
+// interior counts the children that belong to the stripe's group.
+func (p *place) interior() int {
+	count := 0
+	for _, c := range p.children {
+		if c.level != Leaf {
+			count++
+		}
+	}
+	return count
+}
+
+// leafChild returns the last child that is a leaf, rather one from another zone; nil if there is none.
+func (p *place) leafChild() *place {
+	var found *place
+	for _, c := range p.children {
+		if c.level == Leaf && (found == nil || found.node.zone == p.node.zone || c.node.zone != p.node.zone) {
+			found = c
+		}
+	}
+	return found
+}
+
+// below tells whether p is top or in the subtree of top.
+func (p *place) below(top *place) bool {
+	for ; p != nil; p = p.parent {
+		if p == top {
+			return true
+		}
+	}
+	return false
+}
+
+// fuller orders places by what they hold, then by seniority.
+func (p *place) fuller(q *place) bool {
+	if p.held != q.held {
+		return p.held > q.held
+	}
+	return p.node.seq < q.node.seq
+}

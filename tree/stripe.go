@@ -1,0 +1,306 @@
+package tree
+
+import "slices"
+
+// stripe is the tree of one stripe: the group's members by levels, all levels but the last one full, and everybody else
+// as a leaf below a member of the group.
+type stripe struct {
+	number  int
+	arity   int
+	root    *place
+	levels  []level
+	size    int        // members of the group
+	inZone  []int      // members of the group by zone
+	degrees []zonedSet // members of the group by their number of children
+	foreign zonedSet   // leaves with a parent in another zone, by the zone of the parent
+
+	// Of the event under way.
+	orphans []*place // leaves that may need a parent
+	touched []touch
+}
+
+type level struct {
+	width   int      // how many places it has
+	fullest fullest  // its members
+	roomy   zonedSet // those that can have another child in the next level
+}
+
+// touch is what a place was before the event.
+type touch struct {
+	place    *place
+	parent   *place
+	level    int
+	attached bool
+}
+
+func newStripe(number, arity int) *stripe {
+	return &stripe{number: number, arity: arity, foreign: zonedSet{kind: setForeign}}
+}
+
+func (s *stripe) attachment(p *place) Attachment {
+	a := Attachment{Child: p.node.ID, Stripe: s.number, Level: p.level, Epoch: p.epoch}
+	if p.parent != nil {
+		a.Parent = p.parent.node.ID
+	}
+	return a
+}
+
+func (s *stripe) bottom() int { return len(s.levels) - 1 }
+
+func (s *stripe) attached(p *place) bool { return p.parent != nil || p == s.root }
+
+func (s *stripe) touch(p *place) {
+	if !p.touched {
+		p.touched = true
+		s.touched = append(s.touched, touch{p, p.parent, p.level, s.attached(p)})
+	}
+}
+
+// attach gives p a parent; nil is the registry.
+func (s *stripe) attach(p, parent *place) {
+	s.touch(p)
+	p.parent = parent
+	if parent == nil {
+		s.root = p
+		return
+	}
+	parent.children = append(parent.children, p)
+	parent.node.machine.load++
+	s.index(parent)
+	if p.level == Leaf && p.node.zone != parent.node.zone {
+		s.foreign.add(p, parent.node.zone)
+	}
+}
+
+func (s *stripe) detach(p *place) {
+	if !s.attached(p) {
+		return
+	}
+	s.touch(p)
+	parent := p.parent
+	if parent == nil {
+		s.root = nil
+		return
+	}
+	i := slices.Index(parent.children, p)
+	parent.children = slices.Delete(parent.children, i, i+1)
+	parent.node.machine.load--
+	p.parent = nil
+	s.index(parent)
+	if p.handles[setForeign] != (handle{}) {
+		s.foreign.remove(p)
+	}
+}
+
+// index keeps the sets true after the children of p, a member of the group, have changed.
+func (s *stripe) index(p *place) {
+	degree := len(p.children)
+	for len(s.degrees) <= degree {
+		s.degrees = append(s.degrees, zonedSet{kind: setDegree})
+	}
+	s.unindex(p)
+	s.degrees[degree].add(p, p.node.zone)
+	p.degree = degree
+	if p.interior() < s.arity {
+		s.levels[p.level].roomy.add(p, p.node.zone)
+	}
+}
+
+func (s *stripe) unindex(p *place) {
+	if p.handles[setDegree] != (handle{}) {
+		s.degrees[p.degree].remove(p)
+	}
+	if p.handles[setRoomy] != (handle{}) {
+		s.levels[p.level].roomy.remove(p)
+	}
+}
+
+// enter makes p, a leaf without a parent, a member of the group.
+func (s *stripe) enter(p *place, at int) {
+	s.touch(p)
+	if at == len(s.levels) {
+		width := 1
+		if at > 0 {
+			width = s.levels[at-1].width * s.arity
+		}
+		s.levels = append(s.levels, level{width: width, roomy: zonedSet{kind: setRoomy}})
+	}
+	p.level = at
+	s.levels[at].fullest.add(p)
+	s.size++
+	if missing := int(p.node.zone) + 1 - len(s.inZone); missing > 0 {
+		s.inZone = append(s.inZone, make([]int, missing)...)
+	}
+	s.inZone[p.node.zone]++
+	s.index(p)
+}
+
+// exit makes p, without parent and children, a leaf.
+func (s *stripe) exit(p *place) {
+	s.unindex(p)
+	s.levels[p.level].fullest.remove(p)
+	p.level = Leaf
+	s.size--
+	s.inZone[p.node.zone]--
+	for len(s.levels) > 0 && len(s.levels[s.bottom()].fullest) == 0 {
+		s.levels = s.levels[:s.bottom()]
+	}
+}
+
+// insert gives p a place in the last level. A leaf that has to go from there finds room below p.
+func (s *stripe) insert(p *place) {
+	s.detach(p)
+	if s.size == 0 {
+		s.enter(p, 0)
+		s.attach(p, nil)
+		return
+	}
+	at := s.bottom()
+	if len(s.levels[at].fullest) == s.levels[at].width {
+		at++
+	}
+	parent := s.levels[at-1].roomy.pick(p.node.zone)
+	if len(parent.children) >= s.arity {
+		s.orphan(parent.leafChild())
+	}
+	s.enter(p, at)
+	s.attach(p, parent)
+}
+
+// vacate takes p out of the group and leaves it without a parent. A hole is filled from the last level.
+func (s *stripe) vacate(p *place) {
+	if p.level < s.bottom() {
+		m := s.mover(p)
+		s.vacate(m)
+		s.replace(p, m)
+		return
+	}
+	for len(p.children) > 0 {
+		s.orphan(p.children[0])
+	}
+	s.detach(p)
+	s.exit(p)
+}
+
+// demote makes p a leaf: where it is, if it is in the last level.
+func (s *stripe) demote(p *place) {
+	parent := p.parent
+	if p.level < s.bottom() {
+		parent = nil
+	}
+	s.vacate(p)
+	if parent == nil {
+		s.orphans = append(s.orphans, p)
+		return
+	}
+	s.attach(p, parent)
+}
+
+// mover chooses who takes the place of p, which is above the last level: for the root the fullest of its children in the
+// group, for others the fullest member of the last level.
+func (s *stripe) mover(p *place) *place {
+	if p.parent != nil {
+		return s.levels[s.bottom()].fullest.first(p.parent.node.zone)
+	}
+	var best *place
+	for _, c := range p.children {
+		if c.level != Leaf && (best == nil || c.fuller(best)) {
+			best = c
+		}
+	}
+	return best
+}
+
+// replace gives the place of p to m, which is a leaf without a parent, and leaves p as one.
+func (s *stripe) replace(p, m *place) {
+	at, parent, children := p.level, p.parent, slices.Clone(p.children)
+	for _, c := range children {
+		s.detach(c)
+	}
+	s.detach(p)
+	s.exit(p)
+	s.enter(m, at)
+	s.attach(m, parent)
+	for _, c := range children {
+		s.attach(c, m)
+	}
+}
+
+func (s *stripe) orphan(p *place) {
+	s.detach(p)
+	s.orphans = append(s.orphans, p)
+}
+
+// adopt finds parents for the orphans.
+func (s *stripe) adopt() {
+	for _, p := range s.orphans {
+		if !s.attached(p) && !p.node.gone {
+			s.hang(p)
+		}
+	}
+	s.orphans = s.orphans[:0]
+}
+
+// hang attaches a leaf. If that would leave its zone, it takes the place of a leaf that is a stranger in this zone.
+func (s *stripe) hang(p *place) {
+	zone, parent := p.node.zone, s.opening(p.node.zone)
+	if parent.node.zone != zone {
+		if f := s.foreign.in(zone); f != nil {
+			host := f.parent
+			s.detach(f)
+			s.attach(p, host)
+			p = f
+		}
+	}
+	s.attach(p, parent)
+}
+
+// opening returns whom to hang a leaf below: one that has room, in the zone if possible, or else one that has fewest children.
+func (s *stripe) opening(zone int32) *place {
+	for i := range min(s.arity, len(s.degrees)) {
+		if p := s.degrees[i].in(zone); p != nil {
+			return p
+		}
+	}
+	return s.degrees[s.least()].pick(zone)
+}
+
+// spread moves leaves until more than arity children are no more than needed, and differ by one at most.
+func (s *stripe) spread() {
+	for s.size > 0 {
+		least, most := s.least(), s.most()
+		if most <= s.arity || most-least < 2 {
+			return
+		}
+		p := s.degrees[most].all[0].leafChild()
+		s.detach(p)
+		s.attach(p, s.degrees[least].pick(p.node.zone))
+	}
+}
+
+func (s *stripe) least() int {
+	return slices.IndexFunc(s.degrees, func(z zonedSet) bool { return len(z.all) > 0 })
+}
+
+func (s *stripe) most() int {
+	i := len(s.degrees) - 1
+	for len(s.degrees[i].all) == 0 {
+		i--
+	}
+	return i
+}
+
+func (s *stripe) setHeld(p *place, held int) {
+	p.held = held
+	if p.level != Leaf {
+		s.levels[p.level].fullest.fix(p)
+	}
+}
+
+// zoned counts the members of the group in the zone.
+func (s *stripe) zoned(zone int32) int {
+	if int(zone) < len(s.inZone) {
+		return s.inZone[zone]
+	}
+	return 0
+}
