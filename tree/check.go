@@ -96,7 +96,7 @@ func (s *stripe) checkLevels(members []int) error {
 	size := 0
 	for i, n := range members {
 		size += n
-		if width := s.levels[i].width; n == 0 || n > width || n < width && i < s.bottom() {
+		if width := s.levels[i].width; n == 0 || n > width || n < width && i < len(members)-1 {
 			return fmt.Errorf("level %d of %d has %d members of %d", i, len(members), n, width)
 		}
 	}
@@ -112,9 +112,9 @@ func (t *Tree) checkPlace(s *stripe, p *place, depth int) error {
 	switch {
 	case t.nodes[n.ID] != n:
 		return fmt.Errorf("%s is in the stripe, but no member", n.ID)
-	case p.level != Leaf && (p.level != depth || p.level > s.bottom()):
+	case p.level != Leaf && (int(p.level) != depth || p.level > s.bottom()):
 		return fmt.Errorf("%s of level %d has depth %d of %d", n.ID, p.level, depth, s.bottom())
-	case depth > s.bottom()+1 || depth > t.heightLimit():
+	case depth > len(s.levels) || depth > t.heightLimit():
 		return fmt.Errorf("%s has depth %d, limit %d, levels %d", n.ID, depth, t.heightLimit(), len(s.levels))
 	case p.level == Leaf && len(p.children) > 0:
 		return fmt.Errorf("leaf %s has children", n.ID)
@@ -134,7 +134,7 @@ func (t *Tree) checkPlace(s *stripe, p *place, depth int) error {
 }
 
 func (t *Tree) checkBackups(s *stripe, p *place) error {
-	list := t.backups(s, p)
+	list := t.backups(nil, s, p)
 	for i, id := range list {
 		b := t.place(id, s.number)
 		if b == nil || b == p.parent || b.below(p) || slices.Contains(list[:i], id) {

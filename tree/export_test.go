@@ -29,12 +29,12 @@ func (t *Tree) CheckIndexes() error {
 }
 
 func (s *stripe) checkIndexes(p *place) error {
-	foreign := p.level == Leaf && p.parent != nil && p.parent.node.zone != p.node.zone
+	foreign := p.level == Leaf && p.parent != nil && p.parent.zone != p.zone
 	if got := slices.Contains(s.foreign.all, p); got != foreign {
 		return fmt.Errorf("foreign: %t, listed: %t", foreign, got)
 	}
-	if foreign && !slices.Contains(s.foreign.zones[p.parent.node.zone], p) {
-		return fmt.Errorf("not listed as foreign in zone %d", p.parent.node.zone)
+	if foreign && !slices.Contains(s.foreign.zones[p.parent.zone], p) {
+		return fmt.Errorf("not listed as foreign in zone %d", p.parent.zone)
 	}
 	for degree, set := range s.degrees {
 		want := p.level != Leaf && degree == len(p.children)
@@ -43,7 +43,7 @@ func (s *stripe) checkIndexes(p *place) error {
 		}
 	}
 	for i, l := range s.levels {
-		if slices.Contains(l.roomy.all, p) != (i == p.level && p.interior() < s.arity) {
+		if slices.Contains(l.roomy.all, p) != (int32(i) == p.level && p.interior() < s.arity) {
 			return fmt.Errorf("level %d, %d children in the group, wrong in roomy of %d", p.level, p.interior(), i)
 		}
 	}

@@ -96,7 +96,7 @@ func (t *Tree) enlist(n *node) {
 	case t.grouped <= len(t.stripes):
 		t.share(n)
 	default:
-		s := t.smallest(n.zone)
+		s := t.smallest(n.places[0].zone)
 		s.insert(&n.places[s.number])
 	}
 	t.roles[n.Role].add(n)

@@ -3,8 +3,6 @@ package tree
 // node is a member.
 type node struct {
 	Member
-	zone         int32  // Member.Zone in the zone table
-	seq          uint64 // order of joining, which breaks ties
 	machine      *machine
 	places       []place // by stripe
 	seat         int     // index in the list of its bench
@@ -30,13 +28,15 @@ type place struct {
 	node     *node
 	parent   *place // nil: the root, or without a parent in the midst of an event
 	children []*place
-	level    int // in the stripe's group, or Leaf
-	held     int // blocks of the stripe that the member reported
-	epoch    Epoch
-	rank     int // index in level.fullest
-	degree   int // number of the set in stripe.degrees
+	zone     int32 // Member.Zone in the zone table
+	level    int32 // in the stripe's group, or Leaf
+	rank     int32 // index in level.fullest
+	degree   int32 // index of its set in stripe.degrees
 	handles  [setKinds]handle
 	touched  bool // listed in stripe.touched
+	held     int  // blocks of the stripe that the member reported
+	seq      uint64
+	epoch    Epoch
 }
 
 // interior counts the children that belong to the stripe's group.
@@ -54,21 +54,22 @@ func (p *place) interior() int {
 func (p *place) leafChild() *place {
 	var found *place
 	for _, c := range p.children {
-		if c.level == Leaf && (found == nil || found.node.zone == p.node.zone || c.node.zone != p.node.zone) {
+		if c.level == Leaf && (found == nil || found.zone == p.zone || c.zone != p.zone) {
 			found = c
 		}
 	}
 	return found
 }
 
-// below tells whether p is top or in the subtree of top.
+// below tells whether p is top or in the subtree of top. Levels say when to stop climbing.
 func (p *place) below(top *place) bool {
-	for ; p != nil; p = p.parent {
-		if p == top {
-			return true
-		}
+	if top.level == Leaf {
+		return p == top
 	}
-	return false
+	for p.level == Leaf || p.level > top.level {
+		p = p.parent
+	}
+	return p == top
 }
 
 // fuller orders places by what they hold, then by seniority.
@@ -76,5 +77,5 @@ func (p *place) fuller(q *place) bool {
 	if p.held != q.held {
 		return p.held > q.held
 	}
-	return p.node.seq < q.node.seq
+	return p.seq < q.seq
 }

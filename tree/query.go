@@ -74,7 +74,7 @@ func (t *Tree) Standbys(stripe int) []ID {
 // of the members that they move; those of others change too, so an owner sends them again from time to time.
 func (t *Tree) Backups(id ID, stripe int) []ID {
 	if p := t.place(id, stripe); p != nil {
-		return t.backups(t.stripes[stripe], p)
+		return t.backups(nil, t.stripes[stripe], p)
 	}
 	return nil
 }
@@ -109,19 +109,22 @@ func (p *place) walk(depth int, yield func(*place, int) bool) bool {
 	return true
 }
 
-func (t *Tree) backups(s *stripe, p *place) []ID {
+// maxBackups is how many backups a member has at most.
+const maxBackups = 2
+
+// backups appends the backups of p to list.
+func (t *Tree) backups(list []ID, s *stripe, p *place) []ID {
 	parent := p.parent
 	if parent == nil {
-		return nil
+		return list
 	}
 	first := parent.parent
 	if first == nil {
-		if first = slices.MinFunc(parent.children, t.compareStandbys); first == p {
-			first = nil
-		}
+		first = slices.MinFunc(parent.children, t.compareStandbys)
 	}
-	list := make([]ID, 0, 2)
-	if first != nil {
+	if first == p { // the first standby will be the root
+		first = nil
+	} else {
 		list = append(list, first.node.ID)
 	}
 	if second := t.elsewhere(s, p, first); second != nil {

@@ -107,7 +107,7 @@ func (t *Tree) restoreStripe(s *stripe, members []Placed) error {
 			return fmt.Errorf("nobody is in level %d of stripe %d: %w", len(s.levels), s.number, ErrInvalid)
 		}
 		if a.Level != Leaf {
-			s.enter(t.place(a.Child, s.number), a.Level)
+			s.enter(t.place(a.Child, s.number), int32(a.Level))
 		}
 	}
 	for _, a := range list {

@@ -29,7 +29,7 @@ type level struct {
 type touch struct {
 	place    *place
 	parent   *place
-	level    int
+	level    int32
 	attached bool
 }
 
@@ -38,14 +38,14 @@ func newStripe(number, arity int) *stripe {
 }
 
 func (s *stripe) attachment(p *place) Attachment {
-	a := Attachment{Child: p.node.ID, Stripe: s.number, Level: p.level, Epoch: p.epoch}
+	a := Attachment{Child: p.node.ID, Stripe: s.number, Level: int(p.level), Epoch: p.epoch}
 	if p.parent != nil {
 		a.Parent = p.parent.node.ID
 	}
 	return a
 }
 
-func (s *stripe) bottom() int { return len(s.levels) - 1 }
+func (s *stripe) bottom() int32 { return int32(len(s.levels)) - 1 }
 
 func (s *stripe) attached(p *place) bool { return p.parent != nil || p == s.root }
 
@@ -64,12 +64,13 @@ func (s *stripe) attach(p, parent *place) {
 		s.root = p
 		return
 	}
+	if parent.children == nil {
+		parent.children = make([]*place, 0, s.arity)
+	}
 	parent.children = append(parent.children, p)
 	parent.node.machine.load++
 	s.index(parent)
-	if p.level == Leaf && p.node.zone != parent.node.zone {
-		s.foreign.add(p, parent.node.zone)
-	}
+	s.indexForeign(p)
 }
 
 func (s *stripe) detach(p *place) {
@@ -87,38 +88,42 @@ func (s *stripe) detach(p *place) {
 	parent.node.machine.load--
 	p.parent = nil
 	s.index(parent)
-	if p.handles[setForeign] != (handle{}) {
-		s.foreign.remove(p)
-	}
+	s.indexForeign(p)
 }
 
-// index keeps the sets true after the children of p, a member of the group, have changed.
+// index keeps the sets true after the children of p have changed.
 func (s *stripe) index(p *place) {
-	degree := len(p.children)
-	for len(s.degrees) <= degree {
+	if p.level == Leaf {
+		return
+	}
+	for len(s.degrees) <= len(p.children) {
 		s.degrees = append(s.degrees, zonedSet{kind: setDegree})
 	}
-	s.unindex(p)
-	s.degrees[degree].add(p, p.node.zone)
-	p.degree = degree
-	if p.interior() < s.arity {
-		s.levels[p.level].roomy.add(p, p.node.zone)
+	if degree := int32(len(p.children)); p.handles[setDegree] == (handle{}) || p.degree != degree {
+		s.degrees[p.degree].remove(p)
+		p.degree = degree
+		s.degrees[degree].add(p, p.zone)
+	}
+	roomy := &s.levels[p.level].roomy
+	if p.interior() >= s.arity {
+		roomy.remove(p)
+	} else if p.handles[setRoomy] == (handle{}) {
+		roomy.add(p, p.zone)
 	}
 }
 
-func (s *stripe) unindex(p *place) {
-	if p.handles[setDegree] != (handle{}) {
-		s.degrees[p.degree].remove(p)
-	}
-	if p.handles[setRoomy] != (handle{}) {
-		s.levels[p.level].roomy.remove(p)
+// indexForeign keeps the set true after the parent of p has changed.
+func (s *stripe) indexForeign(p *place) {
+	s.foreign.remove(p)
+	if p.level == Leaf && p.parent != nil && p.parent.zone != p.zone {
+		s.foreign.add(p, p.parent.zone)
 	}
 }
 
 // enter makes p, a leaf without a parent, a member of the group.
-func (s *stripe) enter(p *place, at int) {
+func (s *stripe) enter(p *place, at int32) {
 	s.touch(p)
-	if at == len(s.levels) {
+	if at > s.bottom() {
 		width := 1
 		if at > 0 {
 			width = s.levels[at-1].width * s.arity
@@ -128,20 +133,21 @@ func (s *stripe) enter(p *place, at int) {
 	p.level = at
 	s.levels[at].fullest.add(p)
 	s.size++
-	if missing := int(p.node.zone) + 1 - len(s.inZone); missing > 0 {
+	if missing := int(p.zone) + 1 - len(s.inZone); missing > 0 {
 		s.inZone = append(s.inZone, make([]int, missing)...)
 	}
-	s.inZone[p.node.zone]++
+	s.inZone[p.zone]++
 	s.index(p)
 }
 
-// exit makes p, without parent and children, a leaf.
+// exit makes p, a member of the group without a parent, a leaf.
 func (s *stripe) exit(p *place) {
-	s.unindex(p)
+	s.degrees[p.degree].remove(p)
+	s.levels[p.level].roomy.remove(p)
 	s.levels[p.level].fullest.remove(p)
 	p.level = Leaf
 	s.size--
-	s.inZone[p.node.zone]--
+	s.inZone[p.zone]--
 	for len(s.levels) > 0 && len(s.levels[s.bottom()].fullest) == 0 {
 		s.levels = s.levels[:s.bottom()]
 	}
@@ -159,7 +165,7 @@ func (s *stripe) insert(p *place) {
 	if len(s.levels[at].fullest) == s.levels[at].width {
 		at++
 	}
-	parent := s.levels[at-1].roomy.pick(p.node.zone)
+	parent := s.levels[at-1].roomy.pick(p.zone)
 	if len(parent.children) >= s.arity {
 		s.orphan(parent.leafChild())
 	}
@@ -175,11 +181,11 @@ func (s *stripe) vacate(p *place) {
 		s.replace(p, m)
 		return
 	}
+	s.detach(p)
+	s.exit(p)
 	for len(p.children) > 0 {
 		s.orphan(p.children[0])
 	}
-	s.detach(p)
-	s.exit(p)
 }
 
 // demote makes p a leaf: where it is, if it is in the last level.
@@ -200,7 +206,7 @@ func (s *stripe) demote(p *place) {
 // group, for others the fullest member of the last level.
 func (s *stripe) mover(p *place) *place {
 	if p.parent != nil {
-		return s.levels[s.bottom()].fullest.first(p.parent.node.zone)
+		return s.levels[s.bottom()].fullest.first(p.parent.zone)
 	}
 	var best *place
 	for _, c := range p.children {
@@ -211,19 +217,26 @@ func (s *stripe) mover(p *place) *place {
 	return best
 }
 
-// replace gives the place of p to m, which is a leaf without a parent, and leaves p as one.
+// replace gives the place of p, its parent and its children to m, which is a leaf without a parent, and leaves p as one.
 func (s *stripe) replace(p, m *place) {
-	at, parent, children := p.level, p.parent, slices.Clone(p.children)
-	for _, c := range children {
-		s.detach(c)
+	s.touch(p)
+	s.enter(m, p.level)
+	m.parent, p.parent = p.parent, nil
+	if m.parent == nil {
+		s.root = m
+	} else {
+		m.parent.children[slices.Index(m.parent.children, p)] = m
 	}
-	s.detach(p)
+	m.children, p.children = p.children, m.children
+	m.node.machine.load += len(m.children)
+	p.node.machine.load -= len(m.children)
+	for _, c := range m.children {
+		s.touch(c)
+		c.parent = m
+		s.indexForeign(c)
+	}
+	s.index(m)
 	s.exit(p)
-	s.enter(m, at)
-	s.attach(m, parent)
-	for _, c := range children {
-		s.attach(c, m)
-	}
 }
 
 func (s *stripe) orphan(p *place) {
@@ -243,8 +256,8 @@ func (s *stripe) adopt() {
 
 // hang attaches a leaf. If that would leave its zone, it takes the place of a leaf that is a stranger in this zone.
 func (s *stripe) hang(p *place) {
-	zone, parent := p.node.zone, s.opening(p.node.zone)
-	if parent.node.zone != zone {
+	zone, parent := p.zone, s.opening(p.zone)
+	if parent.zone != zone {
 		if f := s.foreign.in(zone); f != nil {
 			host := f.parent
 			s.detach(f)
@@ -274,7 +287,7 @@ func (s *stripe) spread() {
 		}
 		p := s.degrees[most].all[0].leafChild()
 		s.detach(p)
-		s.attach(p, s.degrees[least].pick(p.node.zone))
+		s.attach(p, s.degrees[least].pick(p.zone))
 	}
 }
 

@@ -75,7 +75,7 @@ func (m Member) validate() error {
 type Tree struct {
 	arity   int
 	epoch   Epoch
-	joined  uint64 // members ever, the source of node.seq
+	joined  uint64 // members ever, the source of place.seq
 	stripes []*stripe
 	nodes   map[ID]*node
 	zones   zoneTable
@@ -141,7 +141,7 @@ func (t *Tree) remove(id ID, failed bool) ([]Change, error) {
 		s.detach(&n.places[s.number])
 	}
 	t.release()
-	t.zones.drop(n.zone)
+	t.zones.drop(n.places[0].zone)
 	return t.settle(), nil
 }
 
@@ -193,9 +193,10 @@ func (t *Tree) validateHeld(id ID, held []int) error {
 // node makes a node of a new member; it has no place yet.
 func (t *Tree) node(m Member, on *machine) *node {
 	t.joined++
-	n := &node{Member: m, zone: t.zones.use(m.Zone), seq: t.joined, machine: on, places: make([]place, len(t.stripes))}
+	n := &node{Member: m, machine: on, places: make([]place, len(t.stripes))}
+	zone := t.zones.use(m.Zone)
 	for i := range n.places {
-		n.places[i].node, n.places[i].level = n, Leaf
+		n.places[i] = place{node: n, zone: zone, seq: t.joined, level: Leaf}
 	}
 	t.nodes[m.ID] = n
 	return n
@@ -210,35 +211,32 @@ func (t *Tree) settle() []Change {
 		n += len(s.touched)
 	}
 	changes := make([]Change, 0, n)
+	backups := make([]ID, 0, maxBackups*n)
 	for _, s := range t.stripes {
 		for _, was := range s.touched {
-			was.place.touched = false
-			if c, ok := t.issue(s, was); ok {
-				changes = append(changes, c)
+			p := was.place
+			p.touched = false
+			if p.node.gone || was.attached && p.parent == was.parent && p.level == was.level {
+				continue
 			}
+			start := len(backups)
+			backups = t.backups(backups, s, p)
+			changes = append(changes, t.issue(s, was, backups[start:len(backups):len(backups)]))
 		}
 		s.touched = s.touched[:0]
-	}
-	for i := range changes {
-		c := &changes[i]
-		c.Backups = t.backups(t.stripes[c.Stripe], &t.nodes[c.Child].places[c.Stripe])
 	}
 	return changes
 }
 
-// issue gives the place a new epoch, unless it is as it was before the event.
-func (t *Tree) issue(s *stripe, was touch) (Change, bool) {
-	p := was.place
-	if p.node.gone || was.attached && p.parent == was.parent && p.level == was.level {
-		return Change{}, false
-	}
+// issue gives a place that has changed its epoch.
+func (t *Tree) issue(s *stripe, was touch, backups []ID) Change {
 	t.epoch.Seq++
-	p.epoch = t.epoch
-	c := Change{Attachment: s.attachment(p)}
+	was.place.epoch = t.epoch
+	c := Change{Attachment: s.attachment(was.place), Backups: backups}
 	if was.parent != nil && !was.parent.node.failed {
 		c.Old = was.parent.node.ID
 	}
-	return c, true
+	return c
 }
 
 func (t *Tree) unknown(id ID) error { return fmt.Errorf("member %q: %w", id, ErrUnknown) }

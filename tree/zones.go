@@ -66,8 +66,12 @@ func (z *zonedSet) add(p *place, zone int32) {
 	p.handles[z.kind] = handle{zone + 1, int32(len(z.zones[zone])), int32(len(z.all))}
 }
 
+// remove does nothing if p is in no set of the kind.
 func (z *zonedSet) remove(p *place) {
 	h := p.handles[z.kind]
+	if h == (handle{}) {
+		return
+	}
 	list := z.zones[h.zone-1]
 	moved := list[len(list)-1]
 	list[h.inZone-1], moved.handles[z.kind].inZone = moved, h.inZone
@@ -98,7 +102,7 @@ func (z *zonedSet) pick(zone int32) *place {
 type fullest []*place
 
 func (f *fullest) add(p *place) {
-	p.rank = len(*f)
+	p.rank = int32(len(*f))
 	*f = append(*f, p)
 	f.fix(p)
 }
@@ -117,9 +121,9 @@ func (f fullest) fix(p *place) {
 	for p.rank > 0 && p.fuller(f[(p.rank-1)/2]) {
 		f.swap(p, f[(p.rank-1)/2])
 	}
-	for 2*p.rank+1 < len(f) {
+	for 2*p.rank+1 < int32(len(f)) {
 		child := f[2*p.rank+1]
-		if right := 2*p.rank + 2; right < len(f) && f[right].fuller(child) {
+		if right := 2*p.rank + 2; right < int32(len(f)) && f[right].fuller(child) {
 			child = f[right]
 		}
 		if !child.fuller(p) {
@@ -137,6 +141,6 @@ func (f fullest) swap(p, q *place) {
 // first returns a place that holds as much as any; of the zone, if one of the first few is.
 func (f fullest) first(zone int32) *place {
 	few := f[:min(len(f), 15)]
-	i := slices.IndexFunc(few, func(p *place) bool { return p.node.zone == zone && p.held == f[0].held })
+	i := slices.IndexFunc(few, func(p *place) bool { return p.zone == zone && p.held == f[0].held })
 	return f[max(i, 0)]
 }
