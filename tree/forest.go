@@ -1,6 +1,341 @@
 package tree
 
-// machine is where a member runs; all trees of a forest share it.
-type machine struct {
-	load int // children in all trees and stripes
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// ForestConfig is what a forest is made with.
+type ForestConfig struct {
+	// Stripes is the number of stripes of all trees: 1, 2 or 4; 0 means 2.
+	Stripes int
+	// Budget is how many children a machine may feed in all trees together if it has no Budget of its own; 0 means 64.
+	Budget int
+	// Epoch is one that every epoch of every tree comes after.
+	Epoch Epoch
 }
+
+// A Machine is where members run, at most one for each image.
+type Machine struct {
+	ID        ID
+	Zone      string // of members that join from now on
+	Budget    int    // children that it may feed; 0: as the forest's configuration says
+	Elsewhere int    // children that it feeds in trees of other owners
+	Uplink    int64  // bytes per second as measured last; 0: not known
+	Draining  bool   // is about to leave
+}
+
+func (m Machine) validate() error {
+	if m.ID == Registry || m.Budget < 0 || m.Elsewhere < 0 || m.Uplink < 0 {
+		return fmt.Errorf("machine %+v: %w", m, ErrInvalid)
+	}
+	return nil
+}
+
+// machine is a Machine with its members. Those of a tree without a forest have a machine each.
+type machine struct {
+	Machine
+	load   int // children in all trees and stripes
+	slow   bool
+	queued bool
+	nodes  map[string]*node // by image
+}
+
+// A Forest owns trees of many images, and sees to it that no machine feeds too many children in all of them together: a
+// machine without budget joins as RoleSpare, one that is slow or draining as RoleLeaf, and Step corrects the roles of those
+// that became so later. Where the members of an image have not budget enough among them, the budget gives way, not the tree.
+// It is not safe for concurrent use.
+type Forest struct {
+	config   ForestConfig
+	epoch    Epoch // the last of the trees that are gone
+	trees    map[string]*Tree
+	machines map[ID]*machine
+	queue    []*machine // whose roles may be wrong
+	uplinks  int64      // sum of those that are known
+	measured int64      // how many these are
+}
+
+// An ImageChange is a Change of the tree of an image.
+type ImageChange struct {
+	Image string
+	Change
+}
+
+// NewForest returns a forest without machines.
+func NewForest(c ForestConfig) (*Forest, error) {
+	tree, err := Config{Stripes: c.Stripes, Epoch: c.Epoch}.validate()
+	if err != nil {
+		return nil, err
+	}
+	c.Stripes, c.Budget = tree.Stripes, cmp.Or(c.Budget, 64)
+	if c.Budget < 0 {
+		return nil, fmt.Errorf("budget of %d children: %w", c.Budget, ErrInvalid)
+	}
+	return &Forest{config: c, epoch: c.Epoch, trees: map[string]*Tree{}, machines: map[ID]*machine{}}, nil
+}
+
+// SetMachine adds a machine or says what has changed about it. Step does what follows from that.
+func (f *Forest) SetMachine(m Machine) error {
+	if err := m.validate(); err != nil {
+		return err
+	}
+	on := f.machines[m.ID]
+	if on == nil {
+		on = &machine{nodes: map[string]*node{}}
+		f.machines[m.ID] = on
+	}
+	f.measure(on.Uplink, -1)
+	f.measure(m.Uplink, +1)
+	on.Machine = m
+	on.slow = f.isSlow(on)
+	f.enqueue(on)
+	return nil
+}
+
+func (f *Forest) measure(uplink, sign int64) {
+	if uplink > 0 {
+		f.uplinks += sign * uplink
+		f.measured += sign
+	}
+}
+
+// isSlow: below a quarter of the mean, and until it is above half of it.
+func (f *Forest) isSlow(m *machine) bool {
+	if m.Uplink == 0 {
+		return m.slow
+	}
+	mean := f.uplinks / f.measured
+	if m.slow {
+		return m.Uplink < mean/2
+	}
+	return m.Uplink < mean/4
+}
+
+// Join makes a machine a member of an image's tree.
+func (f *Forest) Join(image string, id ID) ([]Change, error) {
+	m := f.machines[id]
+	if m == nil {
+		return nil, f.unknown(id)
+	}
+	if m.nodes[image] != nil {
+		return nil, fmt.Errorf("%s of %s: %w", id, image, ErrExists)
+	}
+	t := f.trees[image]
+	if t == nil {
+		var err error
+		if t, err = New(Config{Stripes: f.config.Stripes, Epoch: f.epoch}); err != nil {
+			return nil, err
+		}
+		f.trees[image] = t
+	}
+	role := RoleAny
+	if m.shunned() {
+		role = RoleLeaf
+	} else if f.burden(m)+t.arity > f.budget(m) {
+		role = RoleSpare
+	}
+	changes, err := t.join(Member{ID: id, Zone: m.Zone, Role: role}, m)
+	if err != nil {
+		return nil, err
+	}
+	m.nodes[image] = t.nodes[id]
+	f.watch(changes)
+	return changes, nil
+}
+
+// Leave takes a machine out of an image's tree.
+func (f *Forest) Leave(image string, id ID) ([]Change, error) {
+	m := f.machines[id]
+	if m == nil || m.nodes[image] == nil {
+		return nil, fmt.Errorf("%s of %s: %w", id, image, ErrUnknown)
+	}
+	return f.remove(image, m, false)
+}
+
+// Fail takes a machine out of all trees and forgets it.
+func (f *Forest) Fail(id ID) ([]ImageChange, error) {
+	m := f.machines[id]
+	if m == nil {
+		return nil, f.unknown(id)
+	}
+	var all []ImageChange
+	for _, image := range slices.Sorted(maps.Keys(m.nodes)) {
+		changes, err := f.remove(image, m, true)
+		if err != nil {
+			return all, err
+		}
+		for _, c := range changes {
+			all = append(all, ImageChange{image, c})
+		}
+	}
+	f.measure(m.Uplink, -1)
+	delete(f.machines, id)
+	return all, nil
+}
+
+func (f *Forest) remove(image string, m *machine, failed bool) ([]Change, error) {
+	t := f.trees[image]
+	changes, err := t.remove(m.ID, failed)
+	if err != nil {
+		return nil, err
+	}
+	delete(m.nodes, image)
+	if t.Len() == 0 {
+		delete(f.trees, image)
+		if t.epoch.Compare(f.epoch) > 0 {
+			f.epoch = t.epoch // a later tree of the image goes on from here
+		}
+	}
+	f.enqueue(m)
+	f.watch(changes)
+	return changes, nil
+}
+
+// Adopt takes over the tree of an image from its former owner; term is as for Restore. Members whose machine is not known get
+// one that is known by its ID and zone only.
+func (f *Forest) Adopt(image string, snap Snapshot, term uint64) error {
+	if f.trees[image] != nil {
+		return fmt.Errorf("tree of %s: %w", image, ErrExists)
+	}
+	if snap.Stripes != f.config.Stripes {
+		return fmt.Errorf("tree of %s: %d stripes, not %d: %w", image, snap.Stripes, f.config.Stripes, ErrInvalid)
+	}
+	t, err := Restore(snap, term)
+	if err != nil {
+		return fmt.Errorf("tree of %s: %w", image, err)
+	}
+	f.trees[image] = t
+	for _, member := range snap.Members {
+		if f.machines[member.ID] == nil {
+			if err := f.SetMachine(Machine{ID: member.ID, Zone: member.Zone}); err != nil {
+				return err
+			}
+		}
+		m, n := f.machines[member.ID], t.nodes[member.ID]
+		m.load += n.machine.load
+		n.machine, m.nodes[image] = m, n
+		f.enqueue(m)
+	}
+	return nil
+}
+
+// Tree returns the tree of an image, to ask and for reports; nil if it has no members.
+func (f *Forest) Tree(image string) *Tree { return f.trees[image] }
+
+// Images returns the images whose trees a machine is in.
+func (f *Forest) Images(id ID) []string {
+	if m := f.machines[id]; m != nil {
+		return slices.Sorted(maps.Keys(m.nodes))
+	}
+	return nil
+}
+
+// Load returns how many children a machine feeds in all trees of the forest together.
+func (f *Forest) Load(id ID) int {
+	if m := f.machines[id]; m != nil {
+		return m.load
+	}
+	return 0
+}
+
+// Step corrects the role of one machine in one tree. It returns false when there is nothing to correct.
+func (f *Forest) Step() (image string, changes []Change, ok bool) {
+	for len(f.queue) > 0 {
+		m := f.queue[0]
+		if image, role, ok := f.misplaced(m); ok {
+			changes, err := f.trees[image].SetRole(m.ID, role)
+			if err == nil {
+				f.watch(changes)
+				return image, changes, true
+			}
+		}
+		m.queued = false
+		f.queue = f.queue[1:]
+	}
+	return "", nil, false
+}
+
+// misplaced finds a role that a machine should not have, and the one it should.
+func (f *Forest) misplaced(m *machine) (image string, role Role, ok bool) {
+	burden, budget := f.burden(m), f.budget(m)
+	heaviest := 0
+	for _, i := range slices.Sorted(maps.Keys(m.nodes)) {
+		n, t := m.nodes[i], f.trees[i]
+		switch {
+		case m.shunned() && n.Role != RoleLeaf:
+			return i, RoleLeaf, true
+		case !m.shunned() && n.Role == RoleLeaf:
+			return i, RoleSpare, true
+		case n.Role == RoleSpare && burden+2*t.arity <= budget: // so that it does not soon become spare again
+			return i, RoleAny, true
+		case n.Role == RoleAny && burden > budget && n.children() > heaviest && t.dispensable():
+			image, role, ok, heaviest = i, RoleSpare, true, n.children()
+		}
+	}
+	return image, role, ok
+}
+
+// dispensable tells whether the tree can do without one of those who may be interior.
+func (t *Tree) dispensable() bool { return t.roles[RoleAny].len() > t.need(t.arity+1) }
+
+func (m *machine) shunned() bool { return m.slow || m.Draining }
+
+func (f *Forest) budget(m *machine) int { return cmp.Or(m.Budget, f.config.Budget) }
+
+// burden counts the children of a machine, where it may be interior at least as many as it must expect.
+func (f *Forest) burden(m *machine) int {
+	burden := m.Elsewhere
+	for image, n := range m.nodes {
+		children := n.children()
+		if n.Role == RoleAny {
+			children = max(children, f.trees[image].arity)
+		}
+		burden += children
+	}
+	return burden
+}
+
+// watch looks after the machines that the changes may have overburdened.
+func (f *Forest) watch(changes []Change) {
+	for _, c := range changes {
+		if m := f.machines[c.Parent]; m != nil && m.load+m.Elsewhere > f.budget(m) {
+			f.enqueue(m)
+		}
+	}
+}
+
+func (f *Forest) enqueue(m *machine) {
+	if !m.queued {
+		m.queued = true
+		f.queue = append(f.queue, m)
+	}
+}
+
+// Check returns the first violation of what must hold of the trees and of the sums over them.
+func (f *Forest) Check() error {
+	loads := map[*machine]int{}
+	for image, t := range f.trees {
+		if err := t.Check(); err != nil {
+			return fmt.Errorf("tree of %s: %w", image, err)
+		}
+		if t.Len() == 0 {
+			return fmt.Errorf("tree of %s has no members", image)
+		}
+		for id, n := range t.nodes {
+			if n.machine != f.machines[id] || n.machine.nodes[image] != n {
+				return fmt.Errorf("member %s of %s is not its machine's", id, image)
+			}
+			loads[n.machine] += n.children()
+		}
+	}
+	for id, m := range f.machines {
+		if m.load != loads[m] {
+			return fmt.Errorf("%s has %d children, counted %d", id, loads[m], m.load)
+		}
+	}
+	return nil
+}
+
+func (f *Forest) unknown(id ID) error { return fmt.Errorf("machine %q: %w", id, ErrUnknown) }

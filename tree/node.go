@@ -79,3 +79,12 @@ func (p *place) fuller(q *place) bool {
 	}
 	return p.seq < q.seq
 }
+
+// children counts the children in all stripes.
+func (n *node) children() int {
+	count := 0
+	for i := range n.places {
+		count += len(n.places[i].children)
+	}
+	return count
+}
