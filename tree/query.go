@@ -60,7 +60,8 @@ func (t *Tree) Children(id ID, stripe int) []ID {
 	return nil
 }
 
-// Standbys returns the children of a stripe's root in the order in which they would follow it.
+// Standbys returns the children of a stripe's root in the order in which they would follow it (unless somebody of RoleSpare or
+// RoleLeaf is drafted because the root is gone, or the root had several stripes because there are few members).
 func (t *Tree) Standbys(stripe int) []ID {
 	s := t.stripe(stripe)
 	if s == nil || s.root == nil {

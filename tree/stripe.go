@@ -202,14 +202,26 @@ func (s *stripe) demote(p *place) {
 	s.attach(p, parent)
 }
 
-// mover chooses who takes the place of p, which is above the last level: for the root the fullest of its children in the
-// group, for others the fullest member of the last level.
+// mover chooses who takes the place of p, which is above the last level. For the root it is the fullest of its children in the
+// group. For others it is the fullest member of the last level, or if these hold little, as newcomers do, the fullest of the
+// level above, whom somebody of the last level follows.
 func (s *stripe) mover(p *place) *place {
-	if p.parent != nil {
-		return s.levels[s.bottom()].fullest.first(p.parent.zone)
+	if p.parent == nil {
+		return s.heir()
 	}
+	zone, above := p.parent.zone, s.bottom()-1
+	m := s.levels[s.bottom()].fullest.first(zone)
+	if p.level < above {
+		if q := s.levels[above].fullest.first(zone); q.held/2 > m.held {
+			return q
+		}
+	}
+	return m
+}
+
+func (s *stripe) heir() *place {
 	var best *place
-	for _, c := range p.children {
+	for _, c := range s.root.children {
 		if c.level != Leaf && (best == nil || c.fuller(best)) {
 			best = c
 		}

@@ -60,9 +60,9 @@ func (m mirror) apply(tr *tree.Tree, changes []tree.Change, failed tree.ID) erro
 
 // mostChanges is how many members an event may move in a stripe. It does not depend on how many there are.
 func mostChanges(tr *tree.Tree) int {
-	plain, roles := 12, 30
+	plain, roles := 16, 34
 	if tr.Stripes() == 4 {
-		plain, roles = 24, 50
+		plain, roles = 30, 60
 	}
 	for id := range tr.Walk(0) {
 		if m, _ := tr.Member(id); m.Role != tree.RoleAny {
