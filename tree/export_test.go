@@ -55,3 +55,6 @@ func (s *stripe) checkIndexes(p *place) error {
 	}
 	return nil
 }
+
+// ZonesKept is how many zones have a number.
+func (t *Tree) ZonesKept() int { return len(t.zones.zones) }

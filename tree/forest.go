@@ -23,12 +23,15 @@ type Machine struct {
 	Zone      string // of members that join from now on
 	Budget    int    // children that it may feed; 0: as the forest's configuration says
 	Elsewhere int    // children that it feeds in trees of other owners
-	Uplink    int64  // bytes per second as measured last; 0: not known
+	Uplink    int64  // bytes per second as measured last; 0: not known, or not any more
 	Draining  bool   // is about to leave
 }
 
+// absurd is more than any number of children or bytes per second; sums of such numbers do not overflow.
+const absurd = 1 << 40
+
 func (m Machine) validate() error {
-	if m.ID == Registry || m.Budget < 0 || m.Elsewhere < 0 || m.Uplink < 0 {
+	if m.ID == Registry || min(m.Budget, m.Elsewhere) < 0 || m.Uplink < 0 || max(int64(m.Budget), int64(m.Elsewhere), m.Uplink) > absurd {
 		return fmt.Errorf("machine %+v: %w", m, ErrInvalid)
 	}
 	return nil
@@ -76,7 +79,7 @@ func NewForest(c ForestConfig) (*Forest, error) {
 	return &Forest{config: c, epoch: c.Epoch, trees: map[string]*Tree{}, machines: map[ID]*machine{}}, nil
 }
 
-// SetMachine adds a machine or says what has changed about it. Step does what follows from that.
+// SetMachine adds a machine or says how it is now, with each of its heartbeats. Step does what follows from that.
 func (f *Forest) SetMachine(m Machine) error {
 	if err := m.validate(); err != nil {
 		return err
@@ -188,7 +191,6 @@ func (f *Forest) remove(image string, m *machine, failed bool) ([]Change, error)
 			f.epoch = t.epoch // a later tree of the image goes on from here
 		}
 	}
-	f.enqueue(m)
 	f.watch(changes)
 	return changes, nil
 }
