@@ -58,18 +58,19 @@ func (m mirror) apply(tr *tree.Tree, changes []tree.Change, failed tree.ID) erro
 	return nil
 }
 
-// mostChanges is how many members an event may move in a stripe. It does not depend on how many there are.
+// mostChanges is how many members an event may move in a stripe: as doc.go says for members that all have RoleAny; for others
+// drafted ones come in addition, and leaves that spread.
 func mostChanges(tr *tree.Tree) int {
-	plain, roles := 16, 34
+	arity, most := max(2, tr.Stripes()), 2
 	if tr.Stripes() == 4 {
-		plain, roles = 30, 60
+		most = 5
 	}
 	for id := range tr.Walk(0) {
 		if m, _ := tr.Member(id); m.Role != tree.RoleAny {
-			return roles
+			return 12*arity + 11
 		}
 	}
-	return plain
+	return 5*most + 5
 }
 
 // same tells how the tree differs from what its changes said.
