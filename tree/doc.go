@@ -25,12 +25,13 @@
 //
 // # Events
 //
-// A new member takes a place in the last level of a smallest group. The place of one that is gone goes to the fullest member
-// of the last level; nothing else moves but the children of the two, so an event changes a number of attachments that does
-// not depend on the number of members. Let nobody have more than d children in a stripe. At worst the root is gone: its children, those of
-// the standby that follows it, of the mover that follows the standby, and of who follows the mover change, d each, the last
-// d perhaps for the place of another leaf each, which makes 5d with these three movers and two; and a member that
-// changes groups may move three leaves: 5d+5 in all. The mean is two.
+// A new member takes a place in the last level of a smallest group. The place of one that is gone goes to the member of the
+// last level that holds most of the stripe (if these hold little, to one of the level above, whom one of the last level follows).
+// Nothing else moves but the children of these, so the number of changes does not depend on the number of members. Let nobody
+// have more than d children. At worst the root is gone: its d children change, those of the standby that follows
+// it, of the mover that follows the standby and of the mover that follows that one, the last d perhaps by taking the place of
+// another leaf each: with the movers 5d+2 changes of a stripe. A member that has to change groups makes three more.
+// With two stripes, 15 at worst; the mean is two.
 //
 // A leaf whose parent would be in another zone changes places with a leaf that is a stranger in its own zone.
 //

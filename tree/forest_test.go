@@ -33,11 +33,20 @@ func enter(t testing.TB, f *tree.Forest, image string, id tree.ID) {
 	}
 }
 
-// settle takes steps until all roles are right, which must not take more than a few for each membership.
+// settle takes steps until all roles are right, which must not take more than a few for each membership, and each of which
+// changes few attachments.
 func settle(f *tree.Forest, memberships int) error {
 	for range 4*memberships + 4 {
-		if _, _, ok := f.Step(); !ok {
+		image, changes, ok := f.Step()
+		if !ok {
 			return f.Check()
+		}
+		perStripe := make([]int, f.Tree(image).Stripes())
+		for _, c := range changes {
+			perStripe[c.Stripe]++
+		}
+		if most := slices.Max(perStripe); most > 12*max(2, len(perStripe))+11 {
+			return fmt.Errorf("a step has %d changes in a stripe", most)
 		}
 	}
 	return fmt.Errorf("roles of %d memberships do not settle", memberships)

@@ -219,6 +219,7 @@ func (s *stripe) mover(p *place) *place {
 	return m
 }
 
+// heir is who follows the root, nil if nobody else is in the group.
 func (s *stripe) heir() *place {
 	var best *place
 	for _, c := range s.root.children {

@@ -1,6 +1,7 @@
 package tree_test
 
 import (
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -71,7 +72,7 @@ type script struct {
 func (s *script) run(words []string) string {
 	commands := map[string]func(arguments) (string, error){
 		"new": s.create, "join": s.join, "leave": s.leave, "fail": s.fail, "role": s.role, "report": s.report,
-		"show": s.show, "backups": s.backups, "standbys": s.standbys, "restore": s.restore,
+		"show": s.show, "backups": s.backups, "standbys": s.standbys, "snapshot": s.snapshot, "restore": s.restore,
 		"forest": s.createForest, "machine": s.machine, "enter": s.enter, "exit": s.exit, "crash": s.crash, "steps": s.steps, "loads": s.loads,
 	}
 	command := commands[words[0]]
@@ -178,6 +179,12 @@ func (s *script) standbys(arguments) (string, error) {
 		fmt.Fprintf(&out, "%d: %v\n", stripe, s.tree.Standbys(stripe))
 	}
 	return out.String(), nil
+}
+
+// snapshot prints the JSON, a member a line.
+func (s *script) snapshot(arguments) (string, error) {
+	text, err := json.Marshal(s.tree.Snapshot())
+	return strings.ReplaceAll(string(text), `{"id"`, "\n  "+`{"id"`) + "\n", err
 }
 
 func (s *script) restore(a arguments) (out string, err error) {
