@@ -102,6 +102,79 @@ func TestBudgetGivesWayEvenly(t *testing.T) {
 	}
 }
 
+// When nobody has budget left, roles stay with as many as the tree needs, and no step takes them away.
+func TestRolesStayWhereNobodyHasBudget(t *testing.T) {
+	f := newForest(t, tree.ForestConfig{})
+	for i := range 8 {
+		enter(t, f, "image", tree.ID(fmt.Sprint("m", i)))
+	}
+	for i := range 8 {
+		if err := f.SetMachine(tree.Machine{ID: tree.ID(fmt.Sprint("m", i)), Budget: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := settle(f, 8); err != nil {
+		t.Fatal(err)
+	}
+	ready := 0
+	for _, m := range f.Tree("image").Snapshot().Members {
+		if m.Role == tree.RoleAny {
+			ready++
+		}
+	}
+	if ready != 6 { // seven children in each stripe, three at most for each of three members
+		t.Errorf("%d members may be interior", ready)
+	}
+}
+
+// Of several machines that would rather be leaves, the one that feeds fewest children elsewhere is drafted.
+func TestLeastBurdenedIsDrafted(t *testing.T) {
+	f := newForest(t, tree.ForestConfig{})
+	for id, trees := range map[tree.ID]int{"three": 3, "four": 4, "two": 2} {
+		for i := range trees { // each with one other machine, which id feeds in one stripe
+			image := fmt.Sprint(id, i)
+			enter(t, f, image, id)
+			enter(t, f, image, tree.ID(image))
+		}
+		if err := f.SetMachine(tree.Machine{ID: id, Budget: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, id := range []tree.ID{"three", "four", "two"} {
+		if _, err := f.Join("image", id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := f.Leave("image", "three"); err != nil {
+		t.Fatal(err)
+	}
+	if root, _ := f.Tree("image").Root(0); root != "two" {
+		t.Errorf("%s was drafted", root)
+	}
+}
+
+// Each machine counts once for the mean uplink, however often it reports.
+func TestHeartbeatsCountOnce(t *testing.T) {
+	f := newForest(t, tree.ForestConfig{})
+	for _, m := range []struct {
+		id                 tree.ID
+		uplink, heartbeats int64
+	}{{"a", 1000, 1}, {"b", 1000, 1}, {"c", 1000, 1}, {"slow", 100, 50}} {
+		enter(t, f, "image", m.id)
+		for range m.heartbeats {
+			if err := f.SetMachine(tree.Machine{ID: m.id, Uplink: m.uplink}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := settle(f, 4); err != nil {
+		t.Fatal(err)
+	}
+	if m, _ := f.Tree("image").Member("slow"); m.Role != tree.RoleLeaf {
+		t.Errorf("a slow machine is %v", m.Role)
+	}
+}
+
 // A tree of an image whose members have all left goes on with the epochs of the former one.
 func TestEpochsOutliveATree(t *testing.T) {
 	f := newForest(t, tree.ForestConfig{})

@@ -111,7 +111,7 @@ func (t *Tree) restoreStripe(s *stripe, members []Placed) error {
 		}
 	}
 	for _, a := range list {
-		parent := t.place(a.Parent, s.number)
+		parent := t.place(a.Parent, s.number) // whose children are counted here, because attach looks at all of them
 		if a.Parent != Registry && (parent == nil || parent.level == Leaf || len(parent.children) == 2*t.arity) {
 			return fmt.Errorf("%s cannot feed %s in stripe %d: %w", a.Parent, a.Child, s.number, ErrInvalid)
 		}

@@ -267,9 +267,9 @@ func (s *stripe) adopt() {
 	s.orphans = s.orphans[:0]
 }
 
-// hang attaches a leaf. If that would leave its zone, it takes the place of a leaf that is a stranger in this zone.
+// hang attaches a leaf below one that has fewest children. If that would leave its zone, it takes the place of a leaf that is a stranger in this zone.
 func (s *stripe) hang(p *place) {
-	zone, parent := p.zone, s.opening(p.zone)
+	zone, parent := p.zone, s.degrees[s.least()].pick(p.zone)
 	if parent.zone != zone {
 		if f := s.foreign.in(zone); f != nil {
 			host := f.parent
@@ -279,16 +279,6 @@ func (s *stripe) hang(p *place) {
 		}
 	}
 	s.attach(p, parent)
-}
-
-// opening returns whom to hang a leaf below: one that has room, in the zone if possible, or else one that has fewest children.
-func (s *stripe) opening(zone int32) *place {
-	for i := range min(s.arity, len(s.degrees)) {
-		if p := s.degrees[i].in(zone); p != nil {
-			return p
-		}
-	}
-	return s.degrees[s.least()].pick(zone)
 }
 
 // spread moves leaves until more than arity children are no more than needed, and differ by one at most.
