@@ -79,7 +79,8 @@ func NewForest(c ForestConfig) (*Forest, error) {
 	return &Forest{config: c, epoch: c.Epoch, trees: map[string]*Tree{}, machines: map[ID]*machine{}}, nil
 }
 
-// SetMachine adds a machine or says how it is now, with each of its heartbeats. Step does what follows from that.
+// SetMachine adds a machine or says how it is now, with each of its heartbeats. Step does what follows from that; a machine that
+// has room in its budget again is not noticed earlier.
 func (f *Forest) SetMachine(m Machine) error {
 	if err := m.validate(); err != nil {
 		return err
