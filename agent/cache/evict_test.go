@@ -201,6 +201,32 @@ func TestDiskFull(t *testing.T) {
 	checkRange(t, f, blob, 0, 400<<10)
 }
 
+// TestInodeTableFull: the same when files, and not bytes, have run out. What is open has its files already.
+func TestInodeTableFull(t *testing.T) {
+	blob := blocktest.NewBlob(6, 2<<20, 64<<10)
+	logs := &logBook{}
+	c := open(t, cache.Config{Dir: smallDisk(t, "nr_inodes=24"), Logger: logs.logger()})
+	f := openFile(t, c, blob, blob, nil)
+	for _, ref := range blob.Refs() {
+		if err := c.Put(t.Context(), ref, blob.Bytes(ref)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept := 0
+	for _, ref := range blob.Refs() {
+		if c.Has(ref) {
+			kept++
+		}
+	}
+	if kept == len(blob.Refs()) {
+		t.Fatal("there was an inode for every block")
+	}
+	checkRange(t, f, blob, 0, len(blob.Raw))
+	if _, err := c.OpenFile(blocktest.NewBlob(7, 1<<20, 64<<10).Index, blob, nil); err != nil && !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("another blob: %v", err)
+	}
+}
+
 // TestDiskFullEvicts: room for what a mount reads is made by eviction.
 func TestDiskFullEvicts(t *testing.T) {
 	blob, old := blocktest.NewBlob(7, 1<<20, 64<<10), blocktest.NewBlob(8, 4<<20, 64<<10)

@@ -263,6 +263,40 @@ func TestDiskFull(t *testing.T) {
 	images.holds(t, chainOf("a"), users)
 }
 
+// TestInodeTableFull: a snapshot without directories is refused, leaves nothing behind, and is no obstacle later.
+func TestInodeTableFull(t *testing.T) {
+	root := t.TempDir()
+	if err := unix.Mount("tmpfs", root, "tmpfs", 0, "nr_inodes=40"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(root, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	s := open(t, Config{Root: root}, newFake(nil))
+	made := 0
+	for ; ; made++ {
+		_, err := s.Prepare(t.Context(), fmt.Sprint("container", made), "")
+		if errors.Is(err, unix.ENOSPC) {
+			break
+		}
+		if err != nil || made > 40 {
+			t.Fatalf("snapshot %d: %v, want ENOSPC before", made, err)
+		}
+	}
+	checkDirectories(t, s, made)
+	if err := s.Remove(t.Context(), "container0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Cleanup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Prepare(t.Context(), fmt.Sprint("container", made), ""); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+}
+
 // TestDataWasDeleted: every use of it is refused with an error that says so, and it can be removed.
 func TestDataWasDeleted(t *testing.T) {
 	s := open(t, Config{}, newFake(nil))

@@ -226,9 +226,15 @@ func TestRefusesBadManifests(t *testing.T) {
 }
 
 func TestFullDiskIsAnErrorAndNoMore(t *testing.T) {
+	for _, limit := range []string{"size=2m", "nr_inodes=3"} {
+		t.Run(limit, func(t *testing.T) { fullDisk(t, limit) })
+	}
+}
+
+func fullDisk(t *testing.T, limit string) {
 	disk := filepath.Join(t.TempDir(), "disk")
 	must(t, os.Mkdir(disk, 0o755))
-	must(t, unix.Mount("tmpfs", disk, "tmpfs", 0, "size=2m"))
+	must(t, unix.Mount("tmpfs", disk, "tmpfs", 0, limit))
 	t.Cleanup(func() { must(t, unix.Unmount(disk, unix.MNT_DETACH)) })
 	noise := make([]byte, 8<<20)
 	_, err := rand.Read(noise)
