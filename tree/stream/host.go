@@ -1,0 +1,234 @@
+package stream
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	ma "github.com/multiformats/go-multiaddr"
+	mstream "github.com/multiformats/go-multistream"
+
+	"github.com/xylem-project/xylem/blockfmt"
+)
+
+// HostConfig of a Host. Node and Key are needed.
+type HostConfig struct {
+	Node *Node
+	// Key is the agent's identity: its PeerID is made of the public half.
+	Key ed25519.PrivateKey
+	// Listen are the TCP addresses for children. Port 0 takes a free one. Default: none, the host only attaches to others.
+	Listen []netip.AddrPort
+	// Window is how many bytes of one stream a receiver takes ahead of its reader. Default 16 MiB.
+	Window uint32
+	// Failed is told why an edge with a child ended, if not because the child left. It must not block. Default: nobody is told.
+	Failed func(PeerID, error)
+}
+
+// Address says where a peer is.
+type Address struct {
+	ID    PeerID
+	Addrs []netip.AddrPort
+}
+
+// A Host gives a Node its edges over libp2p: TCP, TLS 1.3 bound to the peers' identities, and yamux, with nothing else of
+// libp2p in the way. Connections are authenticated both ways, and those of peers whom the Node does not allow are closed
+// before any stream is handled.
+type Host struct {
+	cfg   HostConfig
+	key   crypto.PrivKey
+	self  peer.ID
+	ready chan struct{} // closed when the network is open, or will never be
+
+	swarm *swarm.Swarm // set before ready is closed; nil if that failed
+	mux   *mstream.MultistreamMuxer[protocol.ID]
+
+	mu       sync.Mutex
+	closed   bool
+	handlers sync.WaitGroup
+}
+
+// NewHost returns a Host that does nothing before Run.
+func NewHost(cfg HostConfig) (*Host, error) {
+	if cfg.Node == nil {
+		return nil, errors.New("stream: HostConfig.Node is missing")
+	}
+	if cfg.Failed == nil {
+		cfg.Failed = func(PeerID, error) {}
+	}
+	setDefault(&cfg.Window, 16<<20)
+	key, err := crypto.UnmarshalEd25519PrivateKey(cfg.Key)
+	if err != nil {
+		return nil, fmt.Errorf("stream: HostConfig.Key: %w", err)
+	}
+	self, err := peer.IDFromPrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("stream: HostConfig.Key: %w", err)
+	}
+	h := &Host{cfg: cfg, key: key, self: self, ready: make(chan struct{}), mux: mstream.NewMultistreamMuxer[protocol.ID]()}
+	h.mux.AddHandler(Protocol, nil)
+	return h, nil
+}
+
+// IDOf returns the PeerID of the agent with this public key.
+func IDOf(key ed25519.PublicKey) (PeerID, error) {
+	k, err := crypto.UnmarshalEd25519PublicKey(key)
+	if err != nil {
+		return "", fmt.Errorf("peer ID: %w", err)
+	}
+	id, err := peer.IDFromPublicKey(k)
+	if err != nil {
+		return "", fmt.Errorf("peer ID: %w", err)
+	}
+	return PeerID(id.String()), nil
+}
+
+// ID returns the host's own PeerID.
+func (h *Host) ID() PeerID { return PeerID(h.self.String()) }
+
+// Ready returns a channel that is closed when Run listens, or has failed.
+func (h *Host) Ready() <-chan struct{} { return h.ready }
+
+// Address returns where Run listens; no addresses before Ready.
+func (h *Host) Address() Address {
+	at := Address{ID: h.ID()}
+	select {
+	case <-h.ready:
+	default:
+		return at
+	}
+	if h.swarm == nil {
+		return at
+	}
+	addrs, _ := h.swarm.InterfaceListenAddresses()
+	for _, a := range addrs {
+		if ap, err := toAddrPort(a); err == nil {
+			at.Addrs = append(at.Addrs, ap)
+		}
+	}
+	return at
+}
+
+// Run opens the network and serves children until ctx ends; then it ends all edges and waits for them. It runs once.
+func (h *Host) Run(ctx context.Context) error {
+	n, err := h.open()
+	if err != nil {
+		close(h.ready)
+		return fmt.Errorf("stream: %w", err)
+	}
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	n.swarm.SetStreamHandler(func(s network.Stream) { h.handle(serving, s) })
+	h.swarm = n.swarm
+	close(h.ready)
+	<-ctx.Done()
+	h.mu.Lock()
+	h.closed = true
+	h.mu.Unlock()
+	stop()
+	err = n.close()
+	h.handlers.Wait()
+	return err
+}
+
+// handle serves a child that opened a stream.
+func (h *Host) handle(ctx context.Context, s network.Stream) {
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		_ = s.Reset()
+		return
+	}
+	h.handlers.Add(1)
+	h.mu.Unlock()
+	defer h.handlers.Done()
+	child := PeerID(s.Conn().RemotePeer().String())
+	_ = s.SetReadDeadline(time.Now().Add(handshakeTimeout))
+	if _, _, err := h.mux.Negotiate(s); err != nil {
+		_ = s.Reset()
+		return
+	}
+	_ = s.SetReadDeadline(time.Time{})
+	if err := h.cfg.Node.Serve(ctx, Over(s), child); err != nil && ctx.Err() == nil {
+		h.cfg.Failed(child, err)
+	}
+}
+
+// Attach makes the node a child of the peer at an address. Close the Peer when done.
+func (h *Host) Attach(ctx context.Context, s *Share, to Address, at Attachment) (*Peer, error) {
+	conn, err := h.dial(ctx, to)
+	if err != nil {
+		return nil, fmt.Errorf("attach to %s: %w", to.ID, err)
+	}
+	return s.Attach(ctx, conn, to.ID, at)
+}
+
+// dial opens a stream to a peer, over the connection that there is or a new one.
+func (h *Host) dial(ctx context.Context, to Address) (Conn, error) {
+	if err := h.cfg.Node.Allowed(to.ID); err != nil {
+		return nil, err
+	}
+	id, err := peer.Decode(string(to.ID))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, blockfmt.ErrNotFound)
+	}
+	select {
+	case <-h.ready:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if h.swarm == nil {
+		return nil, fmt.Errorf("no network: %w", blockfmt.ErrTransient)
+	}
+	h.swarm.Peerstore().SetAddrs(id, toMultiaddrs(to.Addrs), peerstore.PermanentAddrTTL)
+	h.swarm.Backoff().Clear(id) // how often to try is the caller's business
+	s, err := h.swarm.NewStream(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, blockfmt.ErrTransient)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
+	_, err = mstream.SelectOneOf([]protocol.ID{Protocol}, s)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		_ = s.Reset()
+		return nil, fmt.Errorf("%s: %w: %w", Protocol, err, blockfmt.ErrTransient)
+	}
+	return Over(s), nil
+}
+
+// Disconnect closes all connections with a peer, such as one that was revoked, and ends its edges.
+func (h *Host) Disconnect(id PeerID) error {
+	h.cfg.Node.Drop(id)
+	p, err := peer.Decode(string(id))
+	if err != nil || h.swarm == nil {
+		return err
+	}
+	return h.swarm.ClosePeer(p)
+}
+
+func toMultiaddrs(addrs []netip.AddrPort) []ma.Multiaddr {
+	list := make([]ma.Multiaddr, 0, len(addrs))
+	for _, a := range addrs {
+		list = append(list, toMultiaddr(a))
+	}
+	return list
+}
+
+func toMultiaddr(a netip.AddrPort) ma.Multiaddr {
+	ip := "ip6"
+	if a.Addr().Is4() {
+		ip = "ip4"
+	}
+	return ma.StringCast(fmt.Sprintf("/%s/%s/tcp/%d", ip, a.Addr().WithZone(""), a.Port()))
+}

@@ -1,0 +1,212 @@
+package stream
+
+import (
+	"time"
+
+	"github.com/xylem-project/xylem/blockfmt"
+)
+
+// sendAll writes to the child until the edge ends: answers first, then blocks by lane.
+func (e *edge) sendAll() {
+	for {
+		lane, n, ok := e.due()
+		if !ok {
+			select {
+			case <-e.toSend:
+				continue
+			case <-e.ctx.Done():
+				return
+			}
+		}
+		if n > 0 && !e.pace(lane, n) {
+			continue
+		}
+		if m, ok := e.next(); ok {
+			if err := e.conn.Send(m); err != nil {
+				e.end(err)
+				return
+			}
+		}
+		if e.ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// due says what would be sent next; n is 0 for what is no data.
+func (e *edge) due() (lane Lane, n int, ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.control) > 0 {
+		return 0, 0, true
+	}
+	if lane, o := e.first(); o != nil {
+		return lane, min(e.node.cfg.Unit, len(o.stored)-o.sent), true
+	}
+	return 0, 0, e.news != nil && e.news.count() > 0
+}
+
+// first returns the most urgent block that there is room for; mu is held. Demand may fill the window twice: it is bounded
+// too, but does not wait for the push.
+func (e *edge) first() (Lane, *outgoing) {
+	room := e.window.room(e.sent)
+	for lane, queue := range e.ready {
+		if len(queue) > 0 && (room > 0 || Lane(lane) == LaneDemand && room > -e.window.size) {
+			return Lane(lane), queue[0]
+		}
+	}
+	return 0, nil
+}
+
+// pace waits until n bytes may pass in a lane; false if there may be something more urgent, or the edge ends.
+func (e *edge) pace(lane Lane, n int) bool {
+	t := e.node.up.queue(lane, n)
+	for {
+		select {
+		case <-t.granted:
+			return true
+		case <-e.toSend:
+			if now, m, ok := e.due(); ok && (m == 0 || now < lane) {
+				return e.node.up.withdraw(t)
+			}
+		case <-e.ctx.Done():
+			e.node.up.withdraw(t)
+			return false
+		}
+	}
+}
+
+// next returns the message to send now.
+func (e *edge) next() (Message, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.control) > 0 {
+		m := e.control[0]
+		e.control = e.control[1:]
+		return m, true
+	}
+	if lane, o := e.first(); o != nil {
+		return e.piece(lane, o), true
+	}
+	if e.news != nil {
+		if list := haves(e.news); len(list) > 0 {
+			clear(e.news)
+			e.control = list[1:]
+			return list[0], true
+		}
+	}
+	return Message{}, false
+}
+
+// piece cuts the next piece off a block; mu is held.
+func (e *edge) piece(lane Lane, o *outgoing) Message {
+	n := min(e.node.cfg.Unit, len(o.stored)-o.sent)
+	m := Message{Kind: KindData, Block: o.block, Offset: o.sent, Length: n, Total: len(o.stored), Data: o.stored[o.sent : o.sent+n]}
+	o.sent += n
+	e.sent += uint64(n)
+	e.node.counters.BytesUp[lane].Add(int64(n))
+	whole := o.sent == len(o.stored)
+	if whole || e.sent-e.probed >= uint64(e.window.size/4) {
+		m.AckNow = true
+		e.probed = e.sent
+		e.window.probe(e.sent, time.Now())
+	}
+	if whole {
+		e.finish(lane, o)
+	}
+	return m
+}
+
+// finish notes that all of a block was sent; mu is held.
+func (e *edge) finish(lane Lane, o *outgoing) {
+	e.node.counters.BlocksUp[lane].Add(1)
+	remove(&e.ready[lane], o.block)
+	e.has.add(o.block)
+	e.flights = append(e.flights, flight{o.block, e.sent})
+	if w := e.wants[o.block]; w != nil && w.out == o {
+		e.forget(w)
+	}
+	if lane == LanePush {
+		e.toPush.wake()
+	}
+}
+
+// maxPushed is how many blocks are ready to be pushed: one is sent while the next one is read.
+const maxPushed = 2
+
+// pushAll keeps blocks ready that the child did not ask for.
+func (e *edge) pushAll() {
+	ctx := blockfmt.Background(e.ctx)
+	for {
+		block, ok := e.choose()
+		if !ok {
+			select {
+			case <-e.toPush:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		stored, err := e.share.stored(ctx, block)
+		e.mu.Lock()
+		switch wanted := e.wants[block] != nil; {
+		case err != nil && e.pushing == block:
+			e.has.remove(block)
+		case err == nil && e.pushing == block && !wanted && !e.draining:
+			e.ready[LanePush] = append(e.ready[LanePush], &outgoing{block: block, stored: stored})
+			e.toSend.wake()
+		}
+		e.pushing = -1
+		e.mu.Unlock()
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// choose returns the block to push next, as the feed says.
+func (e *edge) choose() (int, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.draining || len(e.ready[LanePush]) >= maxPushed {
+		return 0, false
+	}
+	block, ok := e.feed.Next(func(i int) bool {
+		return !e.has.has(i) && e.wants[i] == nil && e.stripes.Has(e.share.image.Stripe(i)) && e.share.has(i)
+	})
+	if ok {
+		e.pushing = block
+		e.has.add(block)
+	}
+	return block, ok
+}
+
+// arrived notes that a block came here.
+func (e *edge) arrived(i int) {
+	if e.news != nil {
+		e.mu.Lock()
+		e.news.add(i)
+		e.mu.Unlock()
+		e.toSend.wake()
+	}
+	e.toPush.wake()
+}
+
+// missed notes that a sibling demands a block.
+func (e *edge) missed(i int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.has.has(i) {
+		e.feed.Missed(i)
+	}
+}
+
+// haves returns the messages that tell of a set of blocks.
+func haves(set bitset) (list []Message) {
+	for first := 0; first < 64*len(set); first += 8 * maxBitmap {
+		if bitmap := set.slice(first, maxBitmap); len(bitmap) > 0 {
+			list = append(list, Message{Kind: KindHave, Block: first, Data: bitmap})
+		}
+	}
+	return list
+}

@@ -1,0 +1,255 @@
+package stream_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/xylem-project/xylem/blockfmt"
+	"github.com/xylem-project/xylem/blockfmt/blocktest"
+	"github.com/xylem-project/xylem/tree/stream"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// image returns the image of one blob.
+func image(t testing.TB, blob *blocktest.Blob, stripes int) *stream.Image {
+	t.Helper()
+	im, err := stream.NewImage(digest.FromString("manifest of "+string(blob.Index.Blob())), stripes, blob.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return im
+}
+
+// anyone is allowed.
+func anyone(stream.PeerID) error { return nil }
+
+// reports collects who was cut off.
+type reports struct {
+	mu   sync.Mutex
+	list []stream.CutOff
+	came chan struct{} // of room for all that tests cause
+}
+
+func newReports() *reports { return &reports{came: make(chan struct{}, 100)} }
+
+func (r *reports) add(c stream.CutOff) {
+	r.mu.Lock()
+	r.list = append(r.list, c)
+	r.mu.Unlock()
+	r.came <- struct{}{}
+}
+
+func (r *reports) all() []stream.CutOff {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]stream.CutOff(nil), r.list...)
+}
+
+func newNode(t testing.TB, cfg stream.NodeConfig) *stream.Node {
+	t.Helper()
+	if cfg.Authorize == nil {
+		cfg.Authorize = anyone
+	}
+	n, err := stream.NewNode(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// share shares an image and ends that with the test.
+func share(t testing.TB, n *stream.Node, cfg stream.ShareConfig) *stream.Share {
+	t.Helper()
+	if cfg.Store == nil {
+		cfg.Store = new(blocktest.Memory)
+	}
+	if cfg.Source == nil {
+		cfg.Source = cfg.Store
+	}
+	s, err := n.Share(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// full returns a store with all blocks of a blob.
+func full(t testing.TB, blob *blocktest.Blob) *blocktest.Memory {
+	t.Helper()
+	store := new(blocktest.Memory)
+	for _, ref := range blob.Refs() {
+		if err := store.Put(t.Context(), ref, blob.Bytes(ref)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return store
+}
+
+// A network makes edges.
+type network interface {
+	// attach makes share's node a child, called child, of the node, called parent.
+	attach(ctx context.Context, parent *stream.Node, child *stream.Share, at stream.Attachment) (*stream.Peer, error)
+	// name is how the others know a node.
+	name(n *stream.Node) stream.PeerID
+}
+
+// networks are all kinds of network, for tests that hold on each.
+func networks(t *testing.T, test func(t *testing.T, net network)) {
+	t.Run("pipe", func(t *testing.T) { test(t, newPipes(t)) })
+	t.Run("libp2p", func(t *testing.T) { test(t, newHosts(t)) })
+}
+
+// pipes is a network in memory.
+type pipes struct {
+	ctx  context.Context
+	wg   sync.WaitGroup
+	mu   sync.Mutex
+	ids  map[*stream.Node]stream.PeerID
+	wrap func(parent, child stream.Conn) (stream.Conn, stream.Conn) // tampers with edges
+	errs []error
+}
+
+func newPipes(t testing.TB) *pipes {
+	p := &pipes{ids: map[*stream.Node]stream.PeerID{}}
+	ctx, stop := context.WithCancel(context.Background())
+	p.ctx = ctx
+	t.Cleanup(func() {
+		stop()
+		p.wg.Wait()
+	})
+	return p
+}
+
+func (p *pipes) name(n *stream.Node) stream.PeerID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ids[n] == "" {
+		p.ids[n] = stream.PeerID(fmt.Sprintf("node-%d", len(p.ids)))
+	}
+	return p.ids[n]
+}
+
+func (p *pipes) attach(ctx context.Context, parent *stream.Node, child *stream.Share, at stream.Attachment) (*stream.Peer, error) {
+	up, down := stream.Pipe()
+	if p.wrap != nil {
+		up, down = p.wrap(up, down)
+	}
+	name := p.name(child.Node())
+	p.wg.Go(func() {
+		err := parent.Serve(p.ctx, up, name)
+		p.mu.Lock()
+		p.errs = append(p.errs, err)
+		p.mu.Unlock()
+	})
+	return child.Attach(ctx, down, p.name(parent), at)
+}
+
+// hosts is a network over loopback.
+type hosts struct {
+	t     testing.TB
+	mu    sync.Mutex
+	hosts map[*stream.Node]*stream.Host
+}
+
+func newHosts(t testing.TB) *hosts { return &hosts{t: t, hosts: map[*stream.Node]*stream.Host{}} }
+
+var loopback = netip.MustParseAddrPort("127.0.0.1:0")
+
+// of returns the running host of a node.
+func (h *hosts) of(n *stream.Node) *stream.Host {
+	h.t.Helper()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.hosts[n] == nil {
+		h.hosts[n] = runHost(h.t, stream.HostConfig{Node: n, Listen: []netip.AddrPort{loopback}})
+	}
+	return h.hosts[n]
+}
+
+// runHost runs a host until the test ends.
+func runHost(t testing.TB, cfg stream.HostConfig) *stream.Host {
+	t.Helper()
+	if cfg.Key == nil {
+		_, cfg.Key, _ = ed25519.GenerateKey(nil)
+	}
+	host, err := stream.NewHost(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- host.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Errorf("host: %v", err)
+		}
+	})
+	<-host.Ready()
+	return host
+}
+
+func (h *hosts) name(n *stream.Node) stream.PeerID { return h.of(n).ID() }
+
+func (h *hosts) attach(ctx context.Context, parent *stream.Node, child *stream.Share, at stream.Attachment) (*stream.Peer, error) {
+	return h.of(child.Node()).Attach(ctx, child, h.of(parent).Address(), at)
+}
+
+// edge makes an edge that must come about, and ends it with the test.
+func edge(t testing.TB, net network, parent *stream.Node, child *stream.Share, at stream.Attachment) *stream.Peer {
+	t.Helper()
+	p, err := net.attach(t.Context(), parent, child, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	return p
+}
+
+// check reads a block, which must be right.
+func check(t testing.TB, src blockfmt.Source, blob *blocktest.Blob, i int) {
+	t.Helper()
+	ref := blob.Index.Ref(i)
+	got, err := src.Block(context.Background(), ref)
+	if err != nil {
+		t.Errorf("block %d: %v", i, err)
+	} else if !bytes.Equal(got, blob.Bytes(ref)) {
+		t.Errorf("block %d: wrong bytes", i)
+	}
+}
+
+// arrivals is a Store that tells what is put into it.
+type arrivals struct {
+	blocktest.Memory
+	came chan int
+}
+
+func newArrivals() *arrivals { return &arrivals{came: make(chan int, 10000)} }
+
+func (a *arrivals) Put(ctx context.Context, ref blockfmt.Ref, stored []byte) error {
+	err := a.Memory.Put(ctx, ref, stored)
+	if err == nil {
+		a.came <- ref.Number
+	}
+	return err
+}
+
+// wantErr checks an error's kind.
+func wantErr(t testing.TB, what string, err, kind error) {
+	t.Helper()
+	if !errors.Is(err, kind) {
+		t.Errorf("%s: error %v, want %v", what, err, kind)
+	}
+}
