@@ -29,6 +29,7 @@ var rules = []rule{
 	{"blockfmt/blocktest", []string{"blockfmt"}, "judges every Source and Store, so it may know none of them"},
 	{"tree", nil, "a pure state machine"},
 	{"tree/stream", []string{"tree", "blockfmt"}, "carries blocks along a tree, whoever runs it"},
+	{"tree/stream/streamtest", []string{"tree/stream"}, "judges every network that carries edges, so it may know none of them"},
 	{"tree/treesim", []string{"tree", "tree/stream", "blockfmt"}, "runs the real code on virtual time"},
 	{"agent", []string{"agent/...", "blockfmt/...", "fuse/...", "tree/...", "registryproxy", "scheduler/api"}, "wires its parts together; the scheduler is another daemon, known by its API only"},
 	{"agent/cache", []string{"blockfmt"}, "a decorator of Source: policies compose because none knows another"},
@@ -52,7 +53,7 @@ var rules = []rule{
 }
 
 // Test files may also use the conformance suites, and build real input with the formats.
-var testsMay = []string{"blockfmt/...", "fuse/fusetest"}
+var testsMay = []string{"blockfmt/...", "fuse/fusetest", "tree/stream/streamtest"}
 
 // Words that say what a package is made of, not what it does.
 var badNames = []string{"util", "utils", "common", "types", "helper", "helpers", "manager", "base", "misc"}

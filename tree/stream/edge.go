@@ -224,6 +224,7 @@ func (e *edge) want(m Message) error {
 		e.toSend.wake()
 		return nil
 	}
+	e.toSend.wake()
 	w := &want{block: m.Block, lane: m.Lane, stop: func() {}}
 	e.wants[m.Block] = w
 	if o := remove(&e.ready[LanePush], m.Block); o != nil {

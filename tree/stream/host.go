@@ -55,6 +55,8 @@ type Host struct {
 	mu       sync.Mutex
 	closed   bool
 	handlers sync.WaitGroup
+
+	serve func(context.Context, Conn, PeerID) error // Node.Serve
 }
 
 // NewHost returns a Host that does nothing before Run.
@@ -74,7 +76,7 @@ func NewHost(cfg HostConfig) (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stream: HostConfig.Key: %w", err)
 	}
-	h := &Host{cfg: cfg, key: key, self: self, ready: make(chan struct{}), mux: mstream.NewMultistreamMuxer[protocol.ID]()}
+	h := &Host{cfg: cfg, key: key, self: self, ready: make(chan struct{}), mux: mstream.NewMultistreamMuxer[protocol.ID](), serve: cfg.Node.Serve}
 	h.mux.AddHandler(Protocol, nil)
 	return h, nil
 }
@@ -158,7 +160,7 @@ func (h *Host) handle(ctx context.Context, s network.Stream) {
 		return
 	}
 	_ = s.SetReadDeadline(time.Time{})
-	if err := h.cfg.Node.Serve(ctx, Over(s), child); err != nil && ctx.Err() == nil {
+	if err := h.serve(ctx, Over(s), child); err != nil && ctx.Err() == nil {
 		h.cfg.Failed(child, err)
 	}
 }

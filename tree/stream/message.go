@@ -36,7 +36,8 @@ const (
 	KindFail   Kind = 7 // parent: Block, Reason. What came of the block is void.
 	KindHave   Kind = 8 // both: Block, Data. What the sender has; for a single block, what it needs no more of.
 	KindAck    Kind = 9 // child: Received
-	KindDetach Kind = 10
+	KindDetach Kind = 10 // both: no more wants, resp. make no more: another edge takes this one's place
+	KindBusy   Kind = 11 // parent: what is wanted is being fetched
 )
 
 // Lane is the urgency of a block on the wire.

@@ -43,6 +43,9 @@ type NodeConfig struct {
 	Hot int64
 	// Edges is how many edges one peer may have as a child of this node. Default 64.
 	Edges int
+	// Beat is how often a child hears that what it waits for is being fetched, so that it can tell waiting from death.
+	// Default 50 ms.
+	Beat time.Duration
 	// Ban is how long a peer that was cut off is refused. Default 10 min.
 	Ban time.Duration
 	// Drain is how long an edge that was replaced may take to finish what is under way. Default 10 s.
@@ -67,6 +70,7 @@ func (c NodeConfig) withDefaults() (NodeConfig, error) {
 	setDefault(&c.Staged, 8<<20)
 	setDefault(&c.Hot, 16<<20)
 	setDefault(&c.Edges, 64)
+	setDefault(&c.Beat, 50*time.Millisecond)
 	setDefault(&c.Ban, 10*time.Minute)
 	setDefault(&c.Drain, 10*time.Second)
 	if c.Unit < 1 || c.Unit > MaxUnit {

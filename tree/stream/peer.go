@@ -45,6 +45,7 @@ type Peer struct {
 	remote   bitset // what the parent has
 	received uint64
 	heard    time.Time // when something came last
+	fetched  time.Time // when data came last that was asked for
 	leaving  bool      // no more wants
 	left     bool      // the parent knows
 }
@@ -226,15 +227,16 @@ func (p *Peer) Has(ref blockfmt.Ref) bool {
 	return ok && p.remote.has(i)
 }
 
-// Progress returns when a part of the block came last, zero if none did, and when anything came.
-func (p *Peer) Progress(ref blockfmt.Ref) (block, any time.Time) {
+// Progress says how the read of a block gets on.
+func (p *Peer) Progress(ref blockfmt.Ref) Progress {
 	i, ok := p.share.image.Find(ref)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	progress := Progress{Asked: p.fetched, Heard: p.heard}
 	if e := p.entries[i]; ok && e != nil {
-		block = e.moved
+		progress.Block = e.moved
 	}
-	return block, p.heard
+	return progress
 }
 
 // Block asks the peer for a block, or waits for one that it pushes already.

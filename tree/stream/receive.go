@@ -22,6 +22,10 @@ func (p *Peer) take(m Message) error {
 		return p.parentHas(m)
 	case KindDetach:
 		p.leave()
+	case KindBusy:
+		p.mu.Lock()
+		p.heard = time.Now()
+		p.mu.Unlock()
 	default:
 		return fmt.Errorf("message of kind %d from a parent: %w", m.Kind, ErrProtocol)
 	}
@@ -96,6 +100,9 @@ func (p *Peer) data(m Message) error {
 	p.received += uint64(m.Length)
 	p.heard = time.Now()
 	e.moved = p.heard
+	if e.readers > 0 {
+		p.fetched = p.heard
+	}
 	e.add(m.Data, m.Total)
 	if m.AckNow {
 		p.ack = true

@@ -8,15 +8,23 @@ import (
 
 // sendAll writes to the child until the edge ends: answers first, then blocks by lane.
 func (e *edge) sendAll() {
-	for {
+	beat := time.NewTimer(0)
+	defer beat.Stop()
+	for e.ctx.Err() == nil {
 		lane, n, ok := e.due()
 		if !ok {
+			var tick <-chan time.Time
+			if e.waits() {
+				beat.Reset(e.node.cfg.Beat)
+				tick = beat.C
+			}
 			select {
 			case <-e.toSend:
-				continue
+			case <-tick:
+				e.beat()
 			case <-e.ctx.Done():
-				return
 			}
+			continue
 		}
 		if n > 0 && !e.pace(lane, n) {
 			continue
@@ -24,13 +32,22 @@ func (e *edge) sendAll() {
 		if m, ok := e.next(); ok {
 			if err := e.conn.Send(m); err != nil {
 				e.end(err)
-				return
 			}
 		}
-		if e.ctx.Err() != nil {
-			return
-		}
 	}
+}
+
+func (e *edge) waits() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.wants) > 0
+}
+
+// beat tells a child that waits that it does not wait for somebody dead.
+func (e *edge) beat() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.control = append(e.control, Message{Kind: KindBusy})
 }
 
 // due says what would be sent next; n is 0 for what is no data.

@@ -103,6 +103,8 @@ type network interface {
 	attach(ctx context.Context, parent *stream.Node, child *stream.Share, at stream.Attachment) (*stream.Peer, error)
 	// name is how the others know a node.
 	name(n *stream.Node) stream.PeerID
+	// kill ends a node's network all at once.
+	kill(n *stream.Node)
 }
 
 // networks are all kinds of network, for tests that hold on each.
@@ -113,16 +115,17 @@ func networks(t *testing.T, test func(t *testing.T, net network)) {
 
 // pipes is a network in memory.
 type pipes struct {
-	ctx  context.Context
-	wg   sync.WaitGroup
-	mu   sync.Mutex
-	ids  map[*stream.Node]stream.PeerID
-	wrap func(parent, child stream.Conn) (stream.Conn, stream.Conn) // tampers with edges
-	errs []error
+	ctx   context.Context
+	wg    sync.WaitGroup
+	mu    sync.Mutex
+	conns map[*stream.Node][]stream.Conn
+	ids   map[*stream.Node]stream.PeerID
+	wrap  func(parent, child stream.Conn) (stream.Conn, stream.Conn) // tampers with edges
+	errs  []error
 }
 
 func newPipes(t testing.TB) *pipes {
-	p := &pipes{ids: map[*stream.Node]stream.PeerID{}}
+	p := &pipes{ids: map[*stream.Node]stream.PeerID{}, conns: map[*stream.Node][]stream.Conn{}}
 	ctx, stop := context.WithCancel(context.Background())
 	p.ctx = ctx
 	t.Cleanup(func() {
@@ -147,6 +150,9 @@ func (p *pipes) attach(ctx context.Context, parent *stream.Node, child *stream.S
 		up, down = p.wrap(up, down)
 	}
 	name := p.name(child.Node())
+	p.mu.Lock()
+	p.conns[parent] = append(p.conns[parent], up)
+	p.mu.Unlock()
 	p.wg.Go(func() {
 		err := parent.Serve(p.ctx, up, name)
 		p.mu.Lock()
@@ -156,14 +162,25 @@ func (p *pipes) attach(ctx context.Context, parent *stream.Node, child *stream.S
 	return child.Attach(ctx, down, p.name(parent), at)
 }
 
+func (p *pipes) kill(n *stream.Node) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.conns[n] {
+		c.Close()
+	}
+}
+
 // hosts is a network over loopback.
 type hosts struct {
 	t     testing.TB
 	mu    sync.Mutex
 	hosts map[*stream.Node]*stream.Host
+	stops map[*stream.Node]func()
 }
 
-func newHosts(t testing.TB) *hosts { return &hosts{t: t, hosts: map[*stream.Node]*stream.Host{}} }
+func newHosts(t testing.TB) *hosts {
+	return &hosts{t: t, hosts: map[*stream.Node]*stream.Host{}, stops: map[*stream.Node]func(){}}
+}
 
 var loopback = netip.MustParseAddrPort("127.0.0.1:0")
 
@@ -173,32 +190,54 @@ func (h *hosts) of(n *stream.Node) *stream.Host {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.hosts[n] == nil {
-		h.hosts[n] = runHost(h.t, stream.HostConfig{Node: n, Listen: []netip.AddrPort{loopback}})
+		host, err := stream.NewHost(stream.HostConfig{Node: n, Key: newKey(), Listen: []netip.AddrPort{loopback}})
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		h.hosts[n], h.stops[n] = host, start(h.t, host)
 	}
 	return h.hosts[n]
+}
+
+func newKey() ed25519.PrivateKey {
+	_, key, _ := ed25519.GenerateKey(nil) // never fails
+	return key
 }
 
 // runHost runs a host until the test ends.
 func runHost(t testing.TB, cfg stream.HostConfig) *stream.Host {
 	t.Helper()
 	if cfg.Key == nil {
-		_, cfg.Key, _ = ed25519.GenerateKey(nil)
+		cfg.Key = newKey()
 	}
 	host, err := stream.NewHost(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	done := make(chan error)
+	start(t, host)
+	return host
+}
+
+// start runs a host until the test ends, or stop is called.
+func start(t testing.TB, host *stream.Host) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
 	go func() { done <- host.Run(ctx) }()
-	t.Cleanup(func() {
-		stop()
+	stop = sync.OnceFunc(func() {
+		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("host: %v", err)
 		}
 	})
+	t.Cleanup(stop)
 	<-host.Ready()
-	return host
+	return stop
+}
+
+func (h *hosts) kill(n *stream.Node) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stops[n]()
 }
 
 func (h *hosts) name(n *stream.Node) stream.PeerID { return h.of(n).ID() }
@@ -252,4 +291,26 @@ func wantErr(t testing.TB, what string, err, kind error) {
 	if !errors.Is(err, kind) {
 		t.Errorf("%s: error %v, want %v", what, err, kind)
 	}
+}
+
+// streamPair returns the ends of a libp2p stream.
+func streamPair(t *testing.T) (stream.Conn, stream.Conn) {
+	conns, done := make(chan stream.Conn), make(chan struct{})
+	host, err := stream.NewHost(stream.HostConfig{Node: newNode(t, stream.NodeConfig{}), Key: newKey(), Listen: []netip.AddrPort{loopback}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	host.HandleWith(func(_ context.Context, c stream.Conn, _ stream.PeerID) error {
+		conns <- c
+		<-done
+		return nil
+	})
+	start(t, host)
+	t.Cleanup(func() { close(done) })
+	dialer := runHost(t, stream.HostConfig{Node: newNode(t, stream.NodeConfig{})})
+	a, err := dialer.Dial(t.Context(), host.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, <-conns
 }
