@@ -168,6 +168,8 @@ func (e *edge) take(m Message) error {
 		return e.want(m)
 	case KindCancel:
 		e.drop(m.Block)
+	case KindHurry:
+		e.hurry(m.Block)
 	case KindHave:
 		return e.childHas(m)
 	case KindAck:
@@ -194,7 +196,7 @@ func (e *edge) acked(received uint64) error {
 	return nil
 }
 
-// want notes that the child asks for a block, or is in more of a hurry for it.
+// want notes that the child asks for a block.
 func (e *edge) want(m Message) error {
 	if m.Lane == LaneDemand {
 		e.share.missed(m.Block, e)
@@ -210,11 +212,8 @@ func (e *edge) want(m Message) error {
 			return nil
 		}
 	}
-	if w := e.wants[m.Block]; w != nil {
-		if m.Lane < w.lane {
-			e.promote(w)
-		}
-		return nil
+	if e.wants[m.Block] != nil {
+		return fmt.Errorf("block %d wanted twice: %w", m.Block, ErrProtocol)
 	}
 	if len(e.wants) >= MaxWants {
 		return fmt.Errorf("more than %d blocks wanted: %w", MaxWants, ErrProtocol)
@@ -289,8 +288,15 @@ func (e *edge) isReady(w *want, o *outgoing) {
 	e.toSend.wake()
 }
 
-// promote moves a want to the demand lane; mu is held.
-func (e *edge) promote(w *want) {
+// hurry moves a want to the demand lane.
+func (e *edge) hurry(block int) {
+	e.share.missed(block, e)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	w := e.wants[block]
+	if w == nil || w.lane == LaneDemand {
+		return
+	}
 	switch {
 	case w.out != nil:
 		remove(&e.ready[w.lane], w.block)
@@ -320,7 +326,9 @@ func (e *edge) drop(block int) {
 		e.waiting[w.lane] = without(e.waiting[w.lane], w)
 	}
 	remove(&e.ready[w.lane], block)
+	e.has.remove(block) // it may be pushed again
 	e.forget(w)
+	e.toPush.wake()
 	e.control = append(e.control, Message{Kind: KindFail, Block: block, Reason: ReasonCanceled})
 	e.toSend.wake()
 }

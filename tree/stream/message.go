@@ -27,17 +27,18 @@ var ErrProtocol = errors.New("protocol violation")
 type Kind uint8
 
 const (
-	KindAttach Kind = 1 // child, first: Image, Epoch, Count, Stripes
-	KindAccept Kind = 2 // parent, in answer: Epoch
-	KindRefuse Kind = 3 // parent, in answer: Reason
-	KindWant   Kind = 4 // child: Block, Lane, Received. A second one for the same block changes its lane.
-	KindCancel Kind = 5 // child: Block
-	KindData   Kind = 6 // parent: Block, Offset, Length, Total, AckNow, Data
-	KindFail   Kind = 7 // parent: Block, Reason. What came of the block is void.
-	KindHave   Kind = 8 // both: Block, Data. What the sender has; for a single block, what it needs no more of.
-	KindAck    Kind = 9 // child: Received
+	KindAttach Kind = 1  // child, first: Image, Epoch, Count, Stripes
+	KindAccept Kind = 2  // parent, in answer: Epoch
+	KindRefuse Kind = 3  // parent, in answer: Reason
+	KindWant   Kind = 4  // child: Block, Lane, Received
+	KindCancel Kind = 5  // child: Block
+	KindData   Kind = 6  // parent: Block, Offset, Length, Total, AckNow, Data
+	KindFail   Kind = 7  // parent: Block, Reason. What came of the block is void.
+	KindHave   Kind = 8  // both: Block, Data. What the sender has; for a single block, what it needs no more of.
+	KindAck    Kind = 9  // child: Received
 	KindDetach Kind = 10 // both: no more wants, resp. make no more: another edge takes this one's place
 	KindBusy   Kind = 11 // parent: what is wanted is being fetched
+	KindHurry  Kind = 12 // child: Block. The want, if it is not answered yet, is in the demand lane now.
 )
 
 // Lane is the urgency of a block on the wire.

@@ -39,7 +39,7 @@ type Peer struct {
 	queue    [2][]*entry // wants that are not sent, by lane
 	asked    int         // wants that were sent and are not answered
 	unasked  int         // pushed blocks a part of which is here
-	orders   []Message   // cancels, and wants that change their lane
+	orders   []Message   // cancels, and wants that are in a hurry now
 	ack      bool
 	news     bitset // what is here and the parent does not know
 	remote   bitset // what the parent has
@@ -327,7 +327,7 @@ func (p *Peer) hurry(e *entry) {
 	}
 	e.lane = LaneDemand
 	if e.asks > 0 && !e.whole {
-		p.orders = append(p.orders, Message{Kind: KindWant, Block: e.block, Lane: LaneDemand})
+		p.orders = append(p.orders, Message{Kind: KindHurry, Block: e.block})
 		p.toSend.wake()
 	}
 }
@@ -341,7 +341,7 @@ func (p *Peer) quit(e *entry) {
 	}
 	p.dequeue(e)
 	e.lane = LanePush
-	p.orders = slices.DeleteFunc(p.orders, func(m Message) bool { return m.Block == e.block && m.Kind == KindWant })
+	p.orders = slices.DeleteFunc(p.orders, func(m Message) bool { return m.Block == e.block && m.Kind == KindHurry })
 	switch {
 	case e.asks > 0:
 		p.orders = append(p.orders, Message{Kind: KindCancel, Block: e.block})
@@ -417,10 +417,7 @@ func (p *Peer) next() (list []Message, leave bool) {
 		list = append(list, Message{Kind: KindAck, Received: p.received})
 		p.ack = false
 	}
-	for _, m := range p.orders {
-		m.Received = p.received
-		list = append(list, m)
-	}
+	list = append(list, p.orders...)
 	p.orders = nil
 	for lane, reserve := range []int{0, MaxWants / 4} {
 		for len(p.queue[lane]) > 0 && p.asked < MaxWants-reserve {

@@ -114,7 +114,9 @@ func (p *Peer) data(m Message) error {
 		p.settle(e, nil, nil)
 		whole = false
 	}
-	e.whole = whole
+	if e.whole = whole; whole {
+		p.dequeue(e)
+	}
 	p.mu.Unlock()
 	p.node.counters.BytesDown[lane].Add(int64(m.Length))
 	if whole {

@@ -20,7 +20,7 @@ const (
 	dataFields  = 13 // block 4, offset 4, total 4, flags 1
 	flagAckNow  = 1
 	minMessages = KindAttach
-	maxMessages = KindBusy
+	maxMessages = KindHurry
 )
 
 // encode appends the frame's head, all but the data, to b.
@@ -41,7 +41,7 @@ func encode(b []byte, m Message) []byte {
 		b = binary.BigEndian.AppendUint32(b, uint32(m.Block))
 		b = append(b, byte(m.Lane))
 		b = binary.BigEndian.AppendUint64(b, m.Received)
-	case KindCancel, KindHave:
+	case KindCancel, KindHave, KindHurry:
 		b = binary.BigEndian.AppendUint32(b, uint32(m.Block))
 	case KindData:
 		b = binary.BigEndian.AppendUint32(b, uint32(m.Block))
@@ -68,7 +68,7 @@ func flags(m Message) byte {
 // fieldSizes are the bytes of a kind's fields, and how many bytes of text or data may follow.
 var fieldSizes = [maxMessages + 1]struct{ fields, rest int }{
 	KindAttach: {11, maxImage}, KindAccept: {8, 0}, KindRefuse: {1, 0}, KindWant: {13, 0}, KindCancel: {4, 0},
-	KindData: {dataFields, MaxUnit}, KindFail: {5, 0}, KindHave: {4, maxBitmap}, KindAck: {8, 0}, KindDetach: {0, 0}, KindBusy: {0, 0},
+	KindData: {dataFields, MaxUnit}, KindFail: {5, 0}, KindHave: {4, maxBitmap}, KindAck: {8, 0}, KindDetach: {0, 0}, KindBusy: {0, 0}, KindHurry: {4, 0},
 }
 
 // readMessage reads one frame. Data goes where place says; if that is nowhere, it is read and dropped.
@@ -121,7 +121,7 @@ func (m *Message) decode(b []byte) error {
 		if m.Lane > LaneBackground {
 			return fmt.Errorf("want in lane %d: %w", m.Lane, ErrProtocol)
 		}
-	case KindCancel, KindHave:
+	case KindCancel, KindHave, KindHurry:
 		m.Block = number()
 	case KindData:
 		m.Block, m.Offset, m.Total = number(), int(binary.BigEndian.Uint32(b[4:])), int(binary.BigEndian.Uint32(b[8:]))

@@ -71,7 +71,7 @@ func TestWireTruncated(t *testing.T) {
 func TestWireBounds(t *testing.T) {
 	for name, b := range map[string]string{
 		"kind 0":           "\x00\x00\x00\x00\x00",
-		"unknown kind":     "\x0c\x00\x00\x00\x00",
+		"unknown kind":     "\x0d\x00\x00\x00\x00",
 		"long digest":      "\x01\x00\x00\x02\x00",
 		"huge data":        "\x06\xff\xff\xff\xff",
 		"huge bitmap":      "\x08\x00\x00\x20\x05",

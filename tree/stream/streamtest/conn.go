@@ -27,6 +27,7 @@ func Messages() []stream.Message {
 		{Kind: stream.KindAck, Received: 1 << 50},
 		{Kind: stream.KindDetach},
 		{Kind: stream.KindBusy},
+		{Kind: stream.KindHurry, Block: 1},
 	}
 }
 

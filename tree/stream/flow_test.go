@@ -1,0 +1,401 @@
+package stream_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/xylem-project/xylem/blockfmt"
+	"github.com/xylem-project/xylem/blockfmt/blocktest"
+	"github.com/xylem-project/xylem/tree/stream"
+)
+
+// TestRelay: blocks run down a chain while they come in, from memory, each is sent once over each hop, and each node ends with
+// all of them.
+func TestRelay(t *testing.T) {
+	networks(t, func(t *testing.T, net network) {
+		blob := blocktest.NewBlob(1, 1<<20, 16<<10)
+		im := image(t, blob, 1)
+		root := newNode(t, stream.NodeConfig{})
+		source := share(t, root, stream.ShareConfig{Image: im})
+		nodes, last := []*stream.Node{root}, newArrivals()
+		for hop := range 4 {
+			var store blockfmt.Store = new(blocktest.Memory)
+			if hop == 3 {
+				store = last
+			}
+			n := newNode(t, stream.NodeConfig{})
+			edge(t, net, nodes[hop], share(t, n, stream.ShareConfig{Image: im, Store: store}), fed)
+			nodes = append(nodes, n)
+		}
+		for i, ref := range blob.Refs() { // as from the registry
+			source.Arrived(ref, blob.Bytes(ref))
+			source.Arrived(ref, blob.Bytes(ref))
+			if got := <-last.came; got != i {
+				t.Errorf("block %d came after block %d", got, i)
+			}
+		}
+		for i := range im.Len() {
+			check(t, last, blob, i)
+		}
+		for i, n := range nodes[:4] {
+			c := n.Counters()
+			if up := c.BytesUp[stream.LanePush].Load(); up != blob.Index.StoredSize() || c.Hot.Load() != int64(im.Len()) {
+				t.Errorf("node %d sent %d of %d bytes, %d of %d blocks from memory", i, up, blob.Index.StoredSize(), c.Hot.Load(), im.Len())
+			}
+		}
+	})
+}
+
+// TestStripes: a child is pushed what travels in its stripes, from each parent one half, and reads each block from the parent of
+// its stripe.
+func TestStripes(t *testing.T) {
+	networks(t, func(t *testing.T, net network) {
+		blob := blocktest.NewBlob(1, 400<<10, 16<<10)
+		im := image(t, blob, 2)
+		store := newArrivals()
+		child := share(t, newNode(t, stream.NodeConfig{}), stream.ShareConfig{Image: im, Store: store})
+		var peers []blockfmt.Source
+		var parents []*stream.Node
+		for stripe := range 2 {
+			n := newNode(t, stream.NodeConfig{})
+			share(t, n, stream.ShareConfig{Image: im, Store: full(t, blob)})
+			peers = append(peers, edge(t, net, n, child, stream.Attachment{Epoch: 1, Stripes: stream.StripesOf(stripe)}))
+			parents = append(parents, n)
+		}
+		for range im.Len() {
+			<-store.came
+		}
+		for stripe, n := range parents {
+			want := int64(0)
+			for i := stripe; i < im.Len(); i += 2 {
+				want += im.Ref(i).Length
+			}
+			if got := n.Counters().BytesUp[stream.LanePush].Load(); got != want {
+				t.Errorf("stripe %d: %d bytes, want %d", stripe, got, want)
+			}
+		}
+		src, err := stream.Striped(im, peers...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range im.Len() {
+			check(t, src, blob, i)
+		}
+		for stripe, n := range parents {
+			if got, want := n.Counters().BlocksUp[stream.LaneDemand].Load(), int64((im.Len()+1-stripe)/2); got != want {
+				t.Errorf("stripe %d: %d blocks read, want %d", stripe, got, want)
+			}
+		}
+		if _, err := stream.Striped(im, peers[0]); err == nil {
+			t.Error("one source was taken for two stripes")
+		}
+	})
+}
+
+func TestStripedIsSource(t *testing.T) {
+	blocktest.Source(t, func(t *testing.T, blob *blocktest.Blob) blockfmt.Source {
+		src, err := stream.Striped(image(t, blob, 3), blob, blob, blob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if blockfmt.IsVerified(src) {
+			t.Error("claims to be verified")
+		}
+		return src
+	})
+}
+
+// TestWhatIsHereIsNotPushed: a child that has blocks already gets the others only.
+func TestWhatIsHereIsNotPushed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		blob := blocktest.NewBlob(1, 400<<10, 16<<10)
+		im := image(t, blob, 1)
+		store := newArrivals()
+		for i := 0; i < im.Len(); i += 2 {
+			if err := store.Memory.Put(t.Context(), im.Ref(i), blob.Bytes(im.Ref(i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		node := newNode(t, stream.NodeConfig{})
+		child := share(t, node, stream.ShareConfig{Image: im, Store: store})
+		parent := newNode(t, stream.NodeConfig{})
+		source := share(t, parent, stream.ShareConfig{Image: im})
+		edge(t, newPipes(t), parent, child, fed)
+		synctest.Wait() // until the parent knows
+		for _, ref := range blob.Refs() {
+			source.Arrived(ref, blob.Bytes(ref))
+		}
+		synctest.Wait()
+		if up, missing := parent.Counters().BlocksUp[stream.LanePush].Load(), int64(im.Len()/2); up != missing || node.Counters().Duplicates.Load() != 0 {
+			t.Errorf("%d blocks were pushed, want %d", up, missing)
+		}
+	})
+}
+
+// TestArrivalEndsThePush: a block that comes from elsewhere is not pushed to the end.
+func TestArrivalEndsThePush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		blob := blocktest.NewBlob(1, 512<<10, 512<<10)
+		im := image(t, blob, 1)
+		parent := newNode(t, stream.NodeConfig{Up: 100_000, Unit: 1000})
+		share(t, parent, stream.ShareConfig{Image: im, Store: full(t, blob)})
+		store := newArrivals()
+		child := share(t, newNode(t, stream.NodeConfig{}), stream.ShareConfig{Image: im, Store: store})
+		p := edge(t, newPipes(t), parent, child, fed)
+		time.Sleep(time.Second)
+		child.Arrived(im.Ref(0), blob.Bytes(im.Ref(0)))
+		time.Sleep(time.Minute)
+		if up := parent.Counters().BytesUp[stream.LanePush].Load(); up < 90_000 || up > 110_000 {
+			t.Errorf("%d bytes were pushed, want those of one second, 100000", up)
+		}
+		check(t, p, blob, 0) // and the edge is as good as before
+	})
+}
+
+// TestSiblingsMisses: what one child demands, its sibling gets next.
+func TestSiblingsMisses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		blob := blocktest.NewBlob(1, 2<<20, 16<<10)
+		im := image(t, blob, 1)
+		net := newPipes(t)
+		parent := newNode(t, stream.NodeConfig{Up: 1_000_000})
+		share(t, parent, stream.ShareConfig{Image: im, Store: full(t, blob), Source: blob})
+		store := newArrivals()
+		edge(t, net, parent, share(t, newNode(t, stream.NodeConfig{}), stream.ShareConfig{Image: im, Store: store}), fed)
+		other := edge(t, net, parent, share(t, newNode(t, stream.NodeConfig{}), stream.ShareConfig{Image: im}), backup)
+		for range 5 {
+			<-store.came
+		}
+		check(t, other, blob, 100)
+		var order []int
+		for range 5 {
+			order = append(order, <-store.came)
+		}
+		if at := indexOf(order, 100); at < 0 || at > 3 {
+			t.Errorf("after a sibling's miss of block 100 came %v", order)
+		}
+	})
+}
+
+func indexOf(list []int, want int) int {
+	for at, i := range list {
+		if i == want {
+			return at
+		}
+	}
+	return -1
+}
+
+// TestSlowChild: a child that takes nothing, or little, costs its parent a bounded number of bytes, and its sibling nothing.
+func TestSlowChild(t *testing.T) {
+	for name, slow := range map[string]int64{"stuck": 1, "slow": 50_000} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				blob := blocktest.NewBlob(1, 4<<20, 64<<10)
+				im := image(t, blob, 1)
+				net := newPipes(t)
+				parent := newNode(t, stream.NodeConfig{MaxWindow: 256 << 10, Hot: 1})
+				reads := &blocktest.Counting{Next: full(t, blob)}
+				share(t, parent, stream.ShareConfig{Image: im, Store: counted{full(t, blob), reads}})
+				p := edge(t, net, parent, share(t, newNode(t, stream.NodeConfig{Down: slow}), stream.ShareConfig{Image: im}), fed)
+				store := newArrivals()
+				start := time.Now()
+				edge(t, net, parent, share(t, newNode(t, stream.NodeConfig{Down: 10_000_000}), stream.ShareConfig{Image: im, Store: store}), fed)
+				for range im.Len() {
+					<-store.came
+				}
+				if took, want := time.Since(start), time.Duration(blob.Index.StoredSize())*time.Second/10_000_000; took > want*11/10 {
+					t.Errorf("the sibling took %v, alone it takes %v", took, want)
+				}
+				synctest.Wait()
+				taken := time.Since(start).Seconds() * float64(slow)
+				extra := parent.Counters().BytesUp[stream.LanePush].Load() - blob.Index.StoredSize() - int64(taken)
+				if limit := int64(256<<10 + 2*64<<10); extra > limit {
+					t.Errorf("%d bytes are on the way to the slow child, want at most %d", extra, limit)
+				}
+				if n, limit := reads.Total(), im.Len()+int(taken)/(30<<10)+256/30+5; n > limit {
+					t.Errorf("%d blocks were read for a sibling of %d and the slow one, want at most %d", n, im.Len(), limit)
+				}
+				p.Close()
+			})
+		})
+	}
+}
+
+// counted is a Store whose reads are counted.
+type counted struct {
+	blockfmt.Store
+	reads *blocktest.Counting
+}
+
+func (c counted) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
+	return c.reads.Block(ctx, ref)
+}
+
+// TestFloodIsBounded: a child that wants all that it may has a bounded number of bytes in its parent's memory, and the
+// others are served meanwhile.
+func TestFloodIsBounded(t *testing.T) {
+	blob := blocktest.NewBlob(1, 10<<20, 64<<10)
+	im := image(t, blob, 1)
+	g := newGate(blob)
+	parent := newNode(t, stream.NodeConfig{Staged: 1 << 20})
+	share(t, parent, stream.ShareConfig{Image: im, Source: blockfmt.SourceFunc(func(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
+		if ref.Number < stream.MaxWants {
+			return g.Block(ctx, ref)
+		}
+		return blob.Block(ctx, ref)
+	})})
+	sc, _ := scriptedChild(t, stream.Pipe, parent, "greedy")
+	sc.send(attach(im, backup))
+	sc.expect(stream.KindAccept)
+	for i := range stream.MaxWants {
+		sc.send(stream.Message{Kind: stream.KindWant, Block: i})
+	}
+	p := edge(t, newPipes(t), parent, share(t, newNode(t, stream.NodeConfig{}), stream.ShareConfig{Image: im}), backup)
+	for i := stream.MaxWants; i < im.Len(); i++ {
+		check(t, p, blob, i)
+	}
+	if n, size := len(g.entered), int(im.Ref(0).Length); n*size > 1<<20 {
+		t.Errorf("%d blocks of %d bytes are read at a time", n, size)
+	}
+	close(g.open)
+	received := uint64(0)
+	for range stream.MaxWants {
+		m := sc.expect(stream.KindData)
+		if m.Length == 0 || m.Length < m.Total {
+			t.Fatalf("block %d in pieces", m.Block)
+		}
+		if received += uint64(m.Length); m.AckNow {
+			sc.send(stream.Message{Kind: stream.KindAck, Received: received})
+		}
+	}
+}
+
+// TestCaps: bytes keep to the caps of either side.
+func TestCaps(t *testing.T) {
+	for name, caps := range map[string][2]stream.NodeConfig{
+		"up":   {{Up: 500_000}, {}},
+		"down": {{}, {Down: 500_000}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				blob := blocktest.NewBlob(1, 2<<20, 64<<10)
+				im := image(t, blob, 1)
+				parent := newNode(t, caps[0])
+				share(t, parent, stream.ShareConfig{Image: im, Store: full(t, blob)})
+				store := newArrivals()
+				start := time.Now()
+				p := edge(t, newPipes(t), parent, share(t, newNode(t, caps[1]), stream.ShareConfig{Image: im, Store: store}), fed)
+				for range im.Len() {
+					<-store.came
+				}
+				took, want := time.Since(start), time.Duration(blob.Index.StoredSize())*time.Second/500_000
+				if took < want*9/10 || took > want*11/10 {
+					t.Errorf("%d bytes took %v at 500000 a second, want %v", blob.Index.StoredSize(), took, want)
+				}
+				p.Close()
+			})
+		})
+	}
+}
+
+// TestNewEpoch: a newer attachment supersedes the older one, which finishes what is under way and ends.
+func TestNewEpoch(t *testing.T) {
+	networks(t, func(t *testing.T, net network) {
+		blob := blocktest.NewBlob(1, 64<<10, 16<<10)
+		im := image(t, blob, 1)
+		g := newGate(blob)
+		parent := newNode(t, stream.NodeConfig{})
+		s := share(t, parent, stream.ShareConfig{Image: im, Source: g})
+		child := share(t, newNode(t, stream.NodeConfig{}), stream.ShareConfig{Image: im})
+		old := edge(t, net, parent, child, stream.Attachment{Epoch: 1, Stripes: stream.StripesOf(0)})
+		var wg sync.WaitGroup
+		wg.Go(func() { check(t, old, blob, 1) })
+		<-g.entered
+		edge(t, net, parent, child, stream.Attachment{Epoch: 2, Stripes: stream.StripesOf(0)})
+		_, err := net.attach(t.Context(), parent, child, stream.Attachment{Epoch: 1, Stripes: stream.StripesOf(0)})
+		wantErr(t, "older epoch", err, stream.ErrStale)
+		close(g.open)
+		wg.Wait()
+		<-old.Done()
+		_, err = old.Block(t.Context(), im.Ref(2))
+		wantErr(t, "read on the old edge", err, blockfmt.ErrTransient)
+		again := edge(t, net, parent, child, stream.Attachment{Epoch: 2, Stripes: stream.StripesOf(0)}) // after a broken connection
+		s.Expect(net.name(child.Node()), stream.StripesOf(0), 3)
+		<-again.Done()
+	})
+}
+
+// TestDrainTakesTooLong: a replaced edge whose child does not leave is ended.
+func TestDrainTakesTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		blob := blocktest.NewBlob(1, 64<<10, 16<<10)
+		im := image(t, blob, 1)
+		parent := newNode(t, stream.NodeConfig{Drain: 3 * time.Second})
+		s := share(t, parent, stream.ShareConfig{Image: im})
+		sc, served := scriptedChild(t, stream.Pipe, parent, "child")
+		sc.send(attach(im, fed))
+		sc.expect(stream.KindAccept)
+		start := time.Now()
+		s.Expect("child", fed.Stripes, 2)
+		sc.expect(stream.KindDetach)
+		sc.send(stream.Message{Kind: stream.KindWant, Block: 1})
+		if m := sc.expect(stream.KindFail); m.Reason != stream.ReasonTransient {
+			t.Errorf("a want on a replaced edge failed for reason %d", m.Reason)
+		}
+		sc.discard()
+		wantErr(t, "served", <-served, stream.ErrStale)
+		if d := time.Since(start); d != 3*time.Second {
+			t.Errorf("after %v", d)
+		}
+	})
+}
+
+// TestDrain: a child that leaves gets what is under way, and nothing new.
+func TestDrain(t *testing.T) {
+	networks(t, func(t *testing.T, net network) {
+		blob := blocktest.NewBlob(1, 64<<10, 16<<10)
+		im := image(t, blob, 1)
+		g := newGate(blob)
+		parent := newNode(t, stream.NodeConfig{})
+		share(t, parent, stream.ShareConfig{Image: im, Source: g})
+		p := edge(t, net, parent, share(t, newNode(t, stream.NodeConfig{}), stream.ShareConfig{Image: im}), backup)
+		var wg sync.WaitGroup
+		wg.Go(func() { check(t, p, blob, 1) })
+		<-g.entered
+		wg.Go(func() {
+			if err := p.Drain(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+		close(g.open)
+		wg.Wait()
+		_, err := p.Block(t.Context(), im.Ref(0))
+		wantErr(t, "read after leaving", err, blockfmt.ErrTransient)
+	})
+}
+
+// TestHaves: a backup tells what it has, at first and later.
+func TestHaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		blob := blocktest.NewBlob(1, 2<<20, 16<<10)
+		im := image(t, blob, 1)
+		parent := newNode(t, stream.NodeConfig{})
+		s := share(t, parent, stream.ShareConfig{Image: im})
+		s.Arrived(im.Ref(3), blob.Bytes(im.Ref(3)))
+		p := edge(t, newPipes(t), parent, share(t, newNode(t, stream.NodeConfig{}), stream.ShareConfig{Image: im}), backup)
+		s.Arrived(im.Ref(100), blob.Bytes(im.Ref(100)))
+		synctest.Wait()
+		for _, i := range []int{3, 4, 99, 100} {
+			if got, want := p.Has(im.Ref(i)), i == 3 || i == 100; got != want {
+				t.Errorf("has block %d: %v, want %v", i, got, want)
+			}
+		}
+		if p.Has(blocktest.NewBlob(2, 1<<10, 1<<10).Index.Ref(0)) {
+			t.Error("has a block of another image")
+		}
+	})
+}
