@@ -10,7 +10,7 @@ type window struct {
 
 	size   int           // bytes
 	rate   float64       // bytes per second that arrive
-	rtt    time.Duration // the shortest of late; 0: not known
+	rtt    time.Duration // the shortest; 0: not known
 	probes []probe       // messages whose acknowledgement was asked for
 	acked  uint64
 }
@@ -53,9 +53,7 @@ func (w *window) measure(p probe, now time.Time) {
 		return
 	}
 	if w.rtt == 0 || rtt < w.rtt {
-		w.rtt = rtt
-	} else {
-		w.rtt += (rtt - w.rtt) / 256 // routes change; the minimum of long ago is forgotten
+		w.rtt = rtt // never forgotten: what is measured later has the push's own queue in it
 	}
 	rate := float64(w.acked-p.acked) / rtt.Seconds()
 	switch {
