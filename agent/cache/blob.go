@@ -31,6 +31,7 @@ type blob struct {
 	fills    map[int]*fill
 	files    map[*File]bool
 	sums     []byte // CRC-32C of each block that is there, 4 bytes each
+	written  uint64 // blocks ever
 	left     int    // blocks that are not there
 	stopped  bool
 	finish   bool // under way
@@ -227,6 +228,7 @@ func (b *blob) write(i int, raw []byte) error {
 		return err
 	}
 	copy(b.sums[4*i:], sum[:])
+	b.written++
 	if b.have.set(i) {
 		if err := b.writeBit(i); err != nil {
 			b.have.clear(i)
@@ -253,10 +255,39 @@ func (b *blob) count(n int64) {
 	b.cache.used += n
 }
 
-// discard takes block i back: it is not what it was when it was written. It logs that, once for whoever finds out.
-func (b *blob) discard(i int) error {
+// check reports whether the bytes of block i on disk are those that were written, and takes the block back if not: it logs
+// that, once for whoever finds out. Bytes may be repaired while they are read, so what was written meanwhile is looked at again.
+func (b *blob) check(i int) (intact bool, err error) {
+	ref := b.ix.Ref(i)
+	err = b.cache.decoder.with(ref.RawLength, func(buf []byte) error {
+		buf = buf[:ref.RawLength]
+		for {
+			written := b.writes()
+			_, failed := b.data.ReadAt(buf, ref.RawOffset)
+			sum := crc32.Checksum(buf, crcTable)
+			b.mu.Lock()
+			intact = failed == nil && sum == getSum(b.sums[4*i:])
+			if again := !intact && written != b.written; !again {
+				defer b.mu.Unlock()
+				if intact {
+					return nil
+				}
+				return b.discard(i)
+			}
+			b.mu.Unlock()
+		}
+	})
+	return intact, err
+}
+
+func (b *blob) writes() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	return b.written
+}
+
+// discard takes block i back; mu is held.
+func (b *blob) discard(i int) error {
 	if !b.have.get(i) {
 		return nil
 	}
@@ -267,19 +298,4 @@ func (b *blob) discard(i int) error {
 	b.complete = false
 	b.count(-b.ix.Ref(i).RawLength)
 	return b.writeBit(i)
-}
-
-// intact reports whether the bytes of block i on disk are those that were written.
-func (b *blob) intact(i int) bool {
-	ref := b.ix.Ref(i)
-	ok := false
-	_ = b.cache.decoder.with(ref.RawLength, func(buf []byte) error {
-		buf = buf[:ref.RawLength]
-		_, err := b.data.ReadAt(buf, ref.RawOffset)
-		b.mu.Lock()
-		ok = err == nil && crc32.Checksum(buf, crcTable) == getSum(b.sums[4*i:])
-		b.mu.Unlock()
-		return nil
-	})
-	return ok
 }

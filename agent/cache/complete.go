@@ -50,8 +50,8 @@ func (b *blob) sync() error {
 		if b.good.get(i) {
 			continue
 		}
-		if !b.intact(i) {
-			return errors.Join(errDamaged, b.discard(i))
+		if intact, err := b.check(i); !intact {
+			return errors.Join(errDamaged, err)
 		}
 		b.good.set(i)
 	}

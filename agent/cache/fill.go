@@ -100,11 +100,12 @@ func (b *blob) fetch(ctx context.Context, f *File, i int) error {
 		return nil
 	}
 	if b.have.get(i) {
-		if b.intact(i) {
+		intact, err := b.check(i)
+		if intact {
 			b.good.set(i)
 			return nil
 		}
-		if err := b.discard(i); err != nil {
+		if err != nil {
 			return fmt.Errorf("%v: %w", b.ix.Ref(i), err)
 		}
 	}

@@ -204,11 +204,12 @@ func (s *scrubber) open(b *blob) error {
 			return err
 		}
 		s.report.Data++
-		if b.intact(i) {
+		intact, err := b.check(i)
+		if intact {
 			continue
 		}
 		s.report.BadData++
-		if err := b.discard(i); err != nil {
+		if err != nil {
 			return err
 		}
 		if f := b.anyFile(); f != nil {
