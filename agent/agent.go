@@ -132,8 +132,8 @@ func (a *agent) startFUSE(stop *closers) (err error) {
 	}
 	a.pusher = newPusher(a.server, a.cfg.Log)
 	a.pusher.start()
-	stop.add(func() error { // no reads, no pushes
-		defer a.pusher.stop()
+	stop.add(func() error {
+		defer a.pusher.stop() // a push waits for reads of the same bytes, which the server's end answers
 		return a.server.Close()
 	})
 	return nil

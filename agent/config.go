@@ -34,7 +34,7 @@ type Config struct {
 	Connections int `toml:"connections"`
 	// Prefetch fetches the startup blocks of an image as soon as it is known, where a record of them exists. Default true.
 	Prefetch bool `toml:"prefetch"`
-	// BackgroundFetch is how much of an image without a startup record is fetched in the background once it is mounted, the likeliest
+	// BackgroundFetch is how much of an image without a startup record is fetched in the background as soon as it is known, the likeliest
 	// blocks first, as "512MiB"; 0 for what is read only. Default 512MiB.
 	BackgroundFetch Size `toml:"background_fetch"`
 	// Convert says what happens to a pulled image that has no block image: off, or background (convert it on this node for the

@@ -14,7 +14,8 @@ import (
 type pusher struct {
 	server *fuse.Server
 	log    *slog.Logger
-	queue  chan push
+	queue  chan push // never closed: a read that outlives the server may still add
+	done   chan struct{}
 	wg     sync.WaitGroup
 }
 
@@ -27,23 +28,28 @@ type push struct {
 const maxPushes = 64
 
 func newPusher(server *fuse.Server, log *slog.Logger) *pusher {
-	return &pusher{server: server, log: log, queue: make(chan push, maxPushes)}
+	return &pusher{server: server, log: log, queue: make(chan push, maxPushes), done: make(chan struct{})}
 }
 
 // start works until stop.
 func (p *pusher) start() {
 	p.wg.Go(func() {
-		for q := range p.queue {
-			if err := p.server.Push(q.blob, q.off, q.n); err != nil {
-				p.log.Debug("block not pushed, it is read by requests", "err", err)
+		for {
+			select {
+			case <-p.done:
+				return
+			case q := <-p.queue:
+				if err := p.server.Push(q.blob, q.off, q.n); err != nil {
+					p.log.Debug("block not pushed, it is read by requests", "err", err)
+				}
 			}
 		}
 	})
 }
 
-// stop waits for what is queued. Nobody may add any more.
+// stop ends the work and waits for the push that is under way.
 func (p *pusher) stop() {
-	close(p.queue)
+	close(p.done)
 	p.wg.Wait()
 }
 
