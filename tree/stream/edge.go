@@ -41,6 +41,7 @@ type edge struct {
 	probed   uint64 // what was sent when an acknowledgement was asked for
 	flights  []flight
 	window   *window
+	copies   bool // the Conn does not hold on to data that was sent
 	draining bool
 	drained  *time.Timer // ends an edge that takes too long
 }
@@ -65,11 +66,11 @@ type want struct {
 	out   *outgoing // when it is ready
 }
 
-// outgoing is a block whose bytes are here, a part of which may have been sent.
+// outgoing is a block whose bytes are here, a part of which may have been sent. It holds them until it is through.
 type outgoing struct {
-	block  int
-	stored []byte
-	sent   int
+	block int
+	bytes *block
+	sent  int
 }
 
 // flight is a block that was sent: the child has it when it has received so many bytes.
@@ -83,6 +84,7 @@ func newEdge(ctx context.Context, s *Share, conn Conn, key edgeKey, epoch uint64
 		toSend: make(signal, 1), toPush: make(signal, 1), feed: s.cfg.Feed(), has: newBitset(s.image.Len()),
 		wants: map[int]*want{}, pushing: -1, window: newWindow(s.node.cfg.Delay, s.node.cfg.MinWindow, s.node.cfg.MaxWindow)}
 	e.ctx, e.cancel = context.WithCancelCause(ctx)
+	_, e.copies = conn.(*wire)
 	e.control = append(e.control, Message{Kind: KindAccept, Epoch: epoch})
 	if key.stripes == 0 {
 		e.news = newBitset(s.image.Len())
@@ -255,8 +257,8 @@ func (e *edge) readWaiting() {
 
 // read gets the bytes of a block; mu is held.
 func (e *edge) read(w *want) {
-	if stored := e.share.inMemory(w.block); stored != nil {
-		e.isReady(w, &outgoing{block: w.block, stored: stored})
+	if b := e.share.inMemory(w.block); b != nil {
+		e.isReady(w, &outgoing{block: w.block, bytes: b})
 		return
 	}
 	w.ctx = e.ctx
@@ -276,7 +278,7 @@ func (e *edge) read(w *want) {
 			e.control = append(e.control, Message{Kind: KindFail, Block: w.block, Reason: reasonOf(err)})
 			e.toSend.wake()
 		default:
-			e.isReady(w, &outgoing{block: w.block, stored: stored})
+			e.isReady(w, &outgoing{block: w.block, bytes: newBlock(stored)})
 		}
 	})
 }
@@ -325,7 +327,9 @@ func (e *edge) drop(block int) {
 	if w.size == 0 {
 		e.waiting[w.lane] = without(e.waiting[w.lane], w)
 	}
-	remove(&e.ready[w.lane], block)
+	if o := remove(&e.ready[w.lane], block); o != nil {
+		o.bytes.release()
+	}
 	e.has.remove(block) // it may be pushed again
 	e.forget(w)
 	e.toPush.wake()
@@ -354,6 +358,7 @@ func (e *edge) childHas(m Message) error {
 			e.pushing = -1
 		}
 		if o := remove(&e.ready[LanePush], i); o != nil {
+			o.bytes.release()
 			e.toPush.wake()
 			if o.sent > 0 {
 				e.control = append(e.control, Message{Kind: KindFail, Block: i, Reason: ReasonDropped})

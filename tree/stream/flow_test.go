@@ -49,6 +49,45 @@ func TestRelay(t *testing.T) {
 	})
 }
 
+// TestRecycledBuffers: buffers are used again only when nobody sends from them any more, whatever children want, cancel or get
+// from elsewhere meanwhile. Bytes that changed on their way would get the relay cut off.
+func TestRecycledBuffers(t *testing.T) {
+	networks(t, func(t *testing.T, net network) {
+		blob := blocktest.NewBlob(1, 1<<20, 16<<10)
+		im := image(t, blob, 1)
+		root := newNode(t, stream.NodeConfig{})
+		share(t, root, stream.ShareConfig{Image: im, Store: full(t, blob)})
+		middle := newNode(t, stream.NodeConfig{Hot: 64 << 10, Unit: 700})
+		relay := share(t, middle, stream.ShareConfig{Image: im, Store: new(blocktest.Memory)})
+		seen := newReports()
+		var wg sync.WaitGroup
+		for range 3 {
+			store := newArrivals()
+			s := share(t, newNode(t, stream.NodeConfig{Report: seen.add}), stream.ShareConfig{Image: im, Store: store})
+			p := edge(t, net, middle, s, fed)
+			wg.Go(func() {
+				for i := range im.Len() {
+					ctx, cancel := context.WithCancel(context.Background())
+					go cancel()
+					_, _ = p.Block(ctx, im.Ref((7*i)%im.Len()))
+					if i%5 == 0 {
+						s.Arrived(im.Ref(i), blob.Bytes(im.Ref(i)))
+						_ = store.Put(ctx, im.Ref(i), blob.Bytes(im.Ref(i)))
+					}
+				}
+				for s.Have() < im.Len() {
+					<-store.came
+				}
+			})
+		}
+		edge(t, net, root, relay, fed)
+		wg.Wait()
+		if list := seen.all(); len(list) > 0 {
+			t.Errorf("cut off: %v", list)
+		}
+	})
+}
+
 // TestStripes: a child is pushed what travels in its stripes, from each parent one half, and reads each block from the parent of
 // its stripe.
 func TestStripes(t *testing.T) {

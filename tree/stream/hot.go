@@ -4,20 +4,22 @@ package stream
 // then no store has to read it back.
 type hot struct {
 	max, bytes int64
-	blocks     map[int][]byte
+	blocks     map[int]*block
 	order      []int // oldest first
 }
 
-func newHot(max int64) *hot { return &hot{max: max, blocks: map[int][]byte{}} }
+func newHot(max int64) *hot { return &hot{max: max, blocks: map[int]*block{}} }
 
-func (h *hot) add(block int, stored []byte) {
-	if _, again := h.blocks[block]; again || int64(len(stored)) > h.max {
+func (h *hot) add(number int, b *block) {
+	if h.blocks[number] != nil || int64(len(b.stored)) > h.max {
 		return
 	}
-	h.blocks[block] = stored
-	h.order = append(h.order, block)
-	for h.bytes += int64(len(stored)); h.bytes > h.max; h.order = h.order[1:] {
-		h.bytes -= int64(len(h.blocks[h.order[0]]))
+	h.blocks[number] = b.hold()
+	h.order = append(h.order, number)
+	for h.bytes += int64(len(b.stored)); h.bytes > h.max; h.order = h.order[1:] {
+		old := h.blocks[h.order[0]]
 		delete(h.blocks, h.order[0])
+		h.bytes -= int64(len(old.stored))
+		old.release()
 	}
 }

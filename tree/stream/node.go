@@ -102,6 +102,7 @@ type Node struct {
 	counters Counters
 	up, down *pacer
 	slots    chan struct{} // of verification
+	buffers  buffers
 
 	mu     sync.Mutex
 	shares map[digest.Digest]*Share

@@ -190,14 +190,14 @@ func TestInOrder(t *testing.T) {
 
 func TestHot(t *testing.T) {
 	h := newHot(10)
-	h.add(1, make([]byte, 4))
-	h.add(1, make([]byte, 4))
-	h.add(2, make([]byte, 5))
-	h.add(3, make([]byte, 11)) // more than there is room for at all
+	h.add(1, newBlock(make([]byte, 4)))
+	h.add(1, newBlock(make([]byte, 4)))
+	h.add(2, newBlock(make([]byte, 5)))
+	h.add(3, newBlock(make([]byte, 11))) // more than there is room for at all
 	if h.blocks[1] == nil || h.blocks[2] == nil || h.blocks[3] != nil || h.bytes != 9 {
 		t.Errorf("%d bytes in %d blocks", h.bytes, len(h.blocks))
 	}
-	h.add(4, make([]byte, 4))
+	h.add(4, newBlock(make([]byte, 4)))
 	if h.blocks[1] != nil || h.blocks[2] == nil || h.blocks[4] == nil || h.bytes != 9 {
 		t.Errorf("%d bytes in %d blocks after one more", h.bytes, len(h.blocks))
 	}
@@ -220,5 +220,31 @@ func TestBitset(t *testing.T) {
 	}
 	if len(b.slice(512, 16)) != 0 {
 		t.Error("an empty part has a bitmap")
+	}
+}
+
+func TestBlockIsRecycledOnce(t *testing.T) {
+	var pool buffers
+	for _, n := range []int{1, 64 << 10, 64<<10 + 1, 1 << 20, 1<<20 + 1} {
+		if b := pool.get(n); len(b) != 0 || cap(b) < n {
+			t.Errorf("buffer for %d bytes has room for %d", n, cap(b))
+		}
+	}
+	b := newBlock(nil)
+	b.buf, b.pool = pool.get(100), &pool
+	held := b.hold()
+	b.release()
+	class := &pool[0]
+	if class.Get() != nil {
+		t.Error("a buffer that is held was put back")
+	}
+	held.release()
+	_ = class.Get() // may be nil: under the race detector pools forget at random
+	if class.Get() != nil {
+		t.Error("a buffer was put back twice")
+	}
+	pool.put(make([]byte, 100)) // of no pool
+	if class.Get() != nil {
+		t.Error("a foreign buffer was put into the pool")
 	}
 }

@@ -44,9 +44,16 @@ func (p *Peer) place(m Message) []byte {
 		return nil
 	}
 	if len(e.buf) == 0 {
-		e.buf, e.own = make([]byte, 0, m.Total), true
+		e.buf, e.own = p.buffer(m.Total), true
 	}
 	return e.buf[m.Offset : m.Offset+m.Length]
+}
+
+func (p *Peer) buffer(n int) []byte {
+	if p.share.cfg.Recycle {
+		return p.node.buffers.get(n)
+	}
+	return make([]byte, 0, n)
 }
 
 // expect returns the entry that a piece of data belongs to, or what is wrong with it; mu is held.
@@ -159,11 +166,16 @@ func (p *Peer) verify(e *entry) {
 	p.settle(e, stored, nil)
 	p.mu.Unlock()
 	p.node.counters.BlocksDown[lane].Add(1)
-	if readers > 0 { // whose stack keeps it
-		p.share.arrived(e.block, stored, p)
+	b := newBlock(stored)
+	if readers > 0 { // whose stack keeps it, and who own it
+		p.share.arrived(e.block, b, p)
 		return
 	}
-	p.share.keep(context.WithoutCancel(p.ctx), e.block, stored, p)
+	if e.own && p.share.cfg.Recycle {
+		b.buf, b.pool = e.buf, &p.node.buffers
+	}
+	p.share.keep(context.WithoutCancel(p.ctx), e.block, b, p)
+	b.release()
 }
 
 // failed takes the answer that a block does not come.

@@ -29,9 +29,12 @@ func (e *edge) sendAll() {
 		if n > 0 && !e.pace(lane, n) {
 			continue
 		}
-		if m, ok := e.next(); ok {
+		if m, b, ok := e.next(); ok {
 			if err := e.conn.Send(m); err != nil {
 				e.end(err)
+			}
+			if b != nil && e.copies {
+				b.release()
 			}
 		}
 	}
@@ -58,7 +61,7 @@ func (e *edge) due() (lane Lane, n int, ok bool) {
 		return 0, 0, true
 	}
 	if lane, o := e.first(); o != nil {
-		return lane, min(e.node.cfg.Unit, len(o.stored)-o.sent), true
+		return lane, min(e.node.cfg.Unit, len(o.bytes.stored)-o.sent), true
 	}
 	return 0, 0, e.news != nil && e.news.count() > 0
 }
@@ -93,36 +96,38 @@ func (e *edge) pace(lane Lane, n int) bool {
 	}
 }
 
-// next returns the message to send now.
-func (e *edge) next() (Message, bool) {
+// next returns the message to send now, and the block that its data is of, to be released when it is sent.
+func (e *edge) next() (Message, *block, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.control) > 0 {
 		m := e.control[0]
 		e.control = e.control[1:]
-		return m, true
+		return m, nil, true
 	}
 	if lane, o := e.first(); o != nil {
-		return e.piece(lane, o), true
+		b := o.bytes.hold()
+		return e.piece(lane, o), b, true
 	}
 	if e.news != nil {
 		if list := haves(e.news); len(list) > 0 {
 			clear(e.news)
 			e.control = list[1:]
-			return list[0], true
+			return list[0], nil, true
 		}
 	}
-	return Message{}, false
+	return Message{}, nil, false
 }
 
 // piece cuts the next piece off a block; mu is held.
 func (e *edge) piece(lane Lane, o *outgoing) Message {
-	n := min(e.node.cfg.Unit, len(o.stored)-o.sent)
-	m := Message{Kind: KindData, Block: o.block, Offset: o.sent, Length: n, Total: len(o.stored), Data: o.stored[o.sent : o.sent+n]}
+	stored := o.bytes.stored
+	n := min(e.node.cfg.Unit, len(stored)-o.sent)
+	m := Message{Kind: KindData, Block: o.block, Offset: o.sent, Length: n, Total: len(stored), Data: stored[o.sent : o.sent+n]}
 	o.sent += n
 	e.sent += uint64(n)
 	e.node.counters.BytesUp[lane].Add(int64(n))
-	whole := o.sent == len(o.stored)
+	whole := o.sent == len(stored)
 	if whole || e.sent-e.probed >= uint64(e.window.size/4) {
 		m.AckNow = true
 		e.probed = e.sent
@@ -138,6 +143,7 @@ func (e *edge) piece(lane Lane, o *outgoing) Message {
 func (e *edge) finish(lane Lane, o *outgoing) {
 	e.node.counters.BlocksUp[lane].Add(1)
 	remove(&e.ready[lane], o.block)
+	o.bytes.release()
 	e.has.add(o.block)
 	e.flights = append(e.flights, flight{o.block, e.sent})
 	if w := e.wants[o.block]; w != nil && w.out == o {
@@ -155,7 +161,7 @@ const maxPushed = 2
 func (e *edge) pushAll() {
 	ctx := blockfmt.Background(e.ctx)
 	for {
-		block, ok := e.choose()
+		number, ok := e.choose()
 		if !ok {
 			select {
 			case <-e.toPush:
@@ -164,14 +170,16 @@ func (e *edge) pushAll() {
 				return
 			}
 		}
-		stored, err := e.share.stored(ctx, block)
+		b, err := e.share.stored(ctx, number)
 		e.mu.Lock()
-		switch wanted := e.wants[block] != nil; {
-		case err != nil && e.pushing == block:
-			e.has.remove(block)
-		case err == nil && e.pushing == block && !wanted && !e.draining:
-			e.ready[LanePush] = append(e.ready[LanePush], &outgoing{block: block, stored: stored})
+		switch wanted := e.wants[number] != nil; {
+		case err != nil && e.pushing == number:
+			e.has.remove(number)
+		case err == nil && e.pushing == number && !wanted && !e.draining:
+			e.ready[LanePush] = append(e.ready[LanePush], &outgoing{block: number, bytes: b})
 			e.toSend.wake()
+		case err == nil:
+			b.release()
 		}
 		e.pushing = -1
 		e.mu.Unlock()

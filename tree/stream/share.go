@@ -21,6 +21,9 @@ type ShareConfig struct {
 	// Store keeps what is pushed to this node, and has what this node pushes on. If it has a Keep method, Put for bytes
 	// that were verified already, that is used.
 	Store blockfmt.Store
+	// Recycle says that the Store does not hold on to the bytes after Put or Keep returned, as one of files does not: so the
+	// buffers of pushed blocks are used again. Default: each block has memory of its own.
+	Recycle bool
 	// Feed makes the policy of what is pushed to a child. Default InOrder without a startup record.
 	Feed func() Feed
 }
@@ -118,16 +121,18 @@ func (s *Share) Children() []PeerID {
 // bytes are verified; they may be kept for a while.
 func (s *Share) Arrived(ref blockfmt.Ref, stored []byte) {
 	if i, ok := s.image.Find(ref); ok {
-		s.arrived(i, stored, nil)
+		s.arrived(i, newBlock(stored), nil)
 	}
 }
 
 // arrived spreads the news of a verified block, except to the peer it came from.
-func (s *Share) arrived(i int, stored []byte, from *Peer) {
+func (s *Share) arrived(i int, b *block, from *Peer) {
 	s.mu.Lock()
 	known := s.have.has(i)
 	s.have.add(i)
-	s.hot.add(i, stored)
+	if len(s.edges) > 0 { // else the next block had better come into the same memory
+		s.hot.add(i, b)
+	}
 	edges, peers := s.edges, s.peers
 	s.mu.Unlock()
 	if known {
@@ -144,14 +149,14 @@ func (s *Share) arrived(i int, stored []byte, from *Peer) {
 }
 
 // keep takes in a verified block that nobody here waits for.
-func (s *Share) keep(ctx context.Context, i int, stored []byte, from *Peer) {
-	s.arrived(i, stored, from)
+func (s *Share) keep(ctx context.Context, i int, b *block, from *Peer) {
+	s.arrived(i, b, from)
 	// A store that cannot keep a block says so in its own log; the block is served from memory for a while.
 	if k, ok := s.cfg.Store.(keeper); ok {
-		_ = k.Keep(ctx, s.image.Ref(i), stored)
+		_ = k.Keep(ctx, s.image.Ref(i), b.stored)
 		return
 	}
-	_ = s.cfg.Store.Put(ctx, s.image.Ref(i), stored)
+	_ = s.cfg.Store.Put(ctx, s.image.Ref(i), b.stored)
 }
 
 // A keeper is what a Store may be as well: Keep is Put for bytes that were verified already.
@@ -165,15 +170,16 @@ func (s *Share) has(i int) bool {
 	return s.have.has(i)
 }
 
-// inMemory returns a block if it is among the latest.
-func (s *Share) inMemory(i int) []byte {
+// inMemory returns a block if it is among the latest, for the caller to release.
+func (s *Share) inMemory(i int) *block {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	stored := s.hot.blocks[i]
-	if stored != nil {
-		s.node.counters.Hot.Add(1)
+	b := s.hot.blocks[i]
+	if b == nil {
+		return nil
 	}
-	return stored
+	s.node.counters.Hot.Add(1)
+	return b.hold()
 }
 
 // read gives a verified block as the node's own readers get it.
@@ -190,18 +196,19 @@ func (s *Share) read(ctx context.Context, i int) ([]byte, error) {
 	return stored, s.node.cfg.Verify(ref, stored)
 }
 
-// stored gives a block that is here, and takes back the word if it is not.
-func (s *Share) stored(ctx context.Context, i int) ([]byte, error) {
-	if stored := s.inMemory(i); stored != nil {
-		return stored, nil
+// stored gives a block that is here, for the caller to release, and takes back the word if it is not.
+func (s *Share) stored(ctx context.Context, i int) (*block, error) {
+	if b := s.inMemory(i); b != nil {
+		return b, nil
 	}
 	stored, err := s.cfg.Store.Block(ctx, s.image.Ref(i))
 	if err != nil {
 		s.mu.Lock()
 		s.have.remove(i)
 		s.mu.Unlock()
+		return nil, err
 	}
-	return stored, err
+	return newBlock(stored), nil
 }
 
 // missed tells the other children's feeds what one of them demands.

@@ -77,6 +77,7 @@ func share(t testing.TB, n *stream.Node, cfg stream.ShareConfig) *stream.Share {
 	if cfg.Source == nil {
 		cfg.Source = cfg.Store
 	}
+	cfg.Recycle = true // no store of these tests holds on to bytes
 	s, err := n.Share(cfg)
 	if err != nil {
 		t.Fatal(err)
