@@ -12,3 +12,6 @@ func (h *Host) Dial(ctx context.Context, to Address) (Conn, error) { return h.di
 func (h *Host) HandleWith(serve func(ctx context.Context, c Conn, child PeerID) error) {
 	h.serve = serve
 }
+
+// Connections returns how many connections there are.
+func (h *Host) Connections() int { return len(h.swarm.Conns()) }

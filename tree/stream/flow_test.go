@@ -274,6 +274,45 @@ func (c counted) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
 	return c.reads.Block(ctx, ref)
 }
 
+// TestWindowShrinksInMidBlock: a window that becomes smaller than what is on its way does not end the push.
+func TestWindowShrinksInMidBlock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		small, large := blocktest.NewBlob(1, 2<<10, 1<<10), blocktest.NewBlob(2, 512<<10, 512<<10)
+		im, err := stream.NewImage(small.Index.Blob(), 1, small.Index, large.Index)
+		if err != nil {
+			t.Fatal(err)
+		}
+		store := full(t, small)
+		if err := store.Put(t.Context(), im.Ref(2), large.Bytes(im.Ref(2))); err != nil {
+			t.Fatal(err)
+		}
+		parent := newNode(t, stream.NodeConfig{Up: 100_000, Unit: 1000, MinWindow: 8 << 10, MaxWindow: 2 << 20})
+		share(t, parent, stream.ShareConfig{Image: im, Store: store})
+		sc, _ := scriptedChild(t, stream.Pipe, parent, "child")
+		sc.send(attach(im, fed))
+		start := time.Now()
+		for received, total := uint64(0), uint64(small.Index.StoredSize()+large.Index.StoredSize()); received < total; {
+			m, err := sc.Receive(whole)
+			if err != nil {
+				t.Fatalf("after %d of %d bytes: %v", received, total, err)
+			}
+			received += uint64(m.Length)
+			var late time.Duration // none for block 0, after which the window is as large as may be
+			if m.Block == 1 {
+				late = time.Second // now it is as small as may be, in the middle of the large block
+			}
+			if m.AckNow || m.Kind == stream.KindBusy {
+				r := received
+				sc.wg.Go(func() {
+					time.Sleep(late)
+					sc.send(stream.Message{Kind: stream.KindAck, Received: r})
+				})
+			}
+		}
+		between(t, "all blocks", time.Since(start), 2*time.Second, 5*time.Second)
+	})
+}
+
 // TestFloodIsBounded: a child that wants all that it may has a bounded number of bytes in its parent's memory, and the
 // others are served meanwhile.
 func TestFloodIsBounded(t *testing.T) {

@@ -37,7 +37,7 @@ const (
 	KindHave   Kind = 8  // both: Block, Data. What the sender has; for a single block, what it needs no more of.
 	KindAck    Kind = 9  // child: Received
 	KindDetach Kind = 10 // both: no more wants, resp. make no more: another edge takes this one's place
-	KindBusy   Kind = 11 // parent: what is wanted is being fetched
+	KindBusy   Kind = 11 // parent: what is wanted is being fetched. The child acknowledges.
 	KindHurry  Kind = 12 // child: Block. The want, if it is not answered yet, is in the demand lane now.
 )
 

@@ -25,6 +25,8 @@ func (p *Peer) take(m Message) error {
 	case KindBusy:
 		p.mu.Lock()
 		p.heard = time.Now()
+		p.ack = true
+		p.toSend.wake()
 		p.mu.Unlock()
 	default:
 		return fmt.Errorf("message of kind %d from a parent: %w", m.Kind, ErrProtocol)

@@ -63,7 +63,22 @@ func (e *edge) due() (lane Lane, n int, ok bool) {
 	if lane, o := e.first(); o != nil {
 		return lane, min(e.node.cfg.Unit, len(o.bytes.stored)-o.sent), true
 	}
+	if e.stuck() {
+		e.window.probe(e.sent, time.Now())
+		e.control = append(e.control, Message{Kind: KindBusy})
+		return 0, 0, true
+	}
 	return 0, 0, e.news != nil && e.news.count() > 0
+}
+
+// stuck says whether the window is full and nothing on its way will open it: it became smaller in the middle of a block.
+// mu is held.
+func (e *edge) stuck() bool {
+	waiting := 0
+	for _, queue := range e.ready {
+		waiting += len(queue)
+	}
+	return waiting > 0 && len(e.window.probes) == 0
 }
 
 // first returns the most urgent block that there is room for; mu is held. Demand may fill the window twice: it is bounded
