@@ -37,6 +37,18 @@ func (g *gate) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
 	}
 }
 
+// watched is a context that tells when somebody begins to wait for its end.
+type watched struct {
+	context.Context
+	once  sync.Once
+	waits chan<- struct{}
+}
+
+func (w *watched) Done() <-chan struct{} {
+	w.once.Do(func() { w.waits <- struct{}{} })
+	return w.Context.Done()
+}
+
 // TestOneRequestForMany: exactly one upstream request for 64 concurrent reads of one block.
 func TestOneRequestForMany(t *testing.T) {
 	networks(t, func(t *testing.T, net network) {
@@ -48,10 +60,18 @@ func TestOneRequestForMany(t *testing.T) {
 		share(t, parent, stream.ShareConfig{Image: im, Source: count})
 		p := edge(t, net, parent, share(t, newNode(t, stream.NodeConfig{}), stream.ShareConfig{Image: im}), backup)
 		var wg sync.WaitGroup
+		waiting := make(chan struct{})
 		for range 64 {
-			wg.Go(func() { check(t, p, blob, 2) })
+			wg.Go(func() {
+				ctx := &watched{Context: context.Background(), waits: waiting}
+				if got, err := p.Block(ctx, im.Ref(2)); err != nil || blockfmt.Verify(im.Ref(2), got) != nil {
+					t.Errorf("%d bytes, %v", len(got), err)
+				}
+			})
 		}
-		<-g.entered
+		for range 64 {
+			<-waiting
+		}
 		close(g.open)
 		wg.Wait()
 		if n := count.Total(); n != 1 {
