@@ -226,6 +226,10 @@ func (e *edge) want(m Message) error {
 		return nil
 	}
 	e.toSend.wake()
+	if e.pushing == m.Block { // the answer to this may be through before the push has read the block
+		e.pushing = -1
+		e.has.remove(m.Block)
+	}
 	w := &want{block: m.Block, lane: m.Lane, stop: func() {}}
 	e.wants[m.Block] = w
 	if o := remove(&e.ready[LanePush], m.Block); o != nil {

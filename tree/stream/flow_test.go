@@ -313,6 +313,38 @@ func TestWindowShrinksInMidBlock(t *testing.T) {
 	})
 }
 
+// TestWantWhilePushReads: a block that is wanted and sent while the push still reads it from the store is not sent again.
+func TestWantWhilePushReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		blob := blocktest.NewBlob(1, 16<<10, 16<<10)
+		im := image(t, blob, 1)
+		g := newGate(blob)
+		parent := newNode(t, stream.NodeConfig{})
+		share(t, parent, stream.ShareConfig{Image: im, Source: blob, Store: gated{full(t, blob), g}})
+		node := newNode(t, stream.NodeConfig{})
+		p := edge(t, newPipes(t), parent, share(t, node, stream.ShareConfig{Image: im, Store: forgetful{}}), fed)
+		<-g.entered
+		check(t, p, blob, 0)
+		close(g.open)
+		synctest.Wait()
+		c := parent.Counters()
+		if d, u := c.BlocksUp[stream.LaneDemand].Load(), c.BlocksUp[stream.LanePush].Load(); d != 1 || u != 0 {
+			t.Errorf("block was sent %d times because it was wanted, and pushed %d times", d, u)
+		}
+		check(t, p, blob, 0) // what the child has lost is sent again when it is wanted again
+	})
+}
+
+// gated is a Store whose reads wait at a gate.
+type gated struct {
+	blockfmt.Store
+	gate *gate
+}
+
+func (g gated) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
+	return g.gate.Block(ctx, ref)
+}
+
 // TestFloodIsBounded: a child that wants all that it may has a bounded number of bytes in its parent's memory, and the
 // others are served meanwhile.
 func TestFloodIsBounded(t *testing.T) {
