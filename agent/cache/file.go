@@ -125,7 +125,7 @@ func (f *File) fill(ctx context.Context, first, end int) error {
 	return failed
 }
 
-// Prefetch makes block i valid ahead of demand. The caller says by ctx that it can wait (fetch.Background).
+// Prefetch makes block i valid ahead of demand. The caller says by ctx that it can wait (blockfmt.Background).
 func (f *File) Prefetch(ctx context.Context, block int) error {
 	if f.closed.Load() {
 		return fmt.Errorf("%s: %w", f.blob.ix.Blob(), os.ErrClosed)

@@ -77,7 +77,7 @@ func (c *Coalescer) Promote(ref blockfmt.Ref) {
 	k := c.calls[callKey{ref.ID, ref.Blob}]
 	c.mu.Unlock()
 	if k != nil {
-		promote(k.ctx)
+		blockfmt.Promote(k.ctx)
 	}
 }
 
@@ -90,14 +90,14 @@ func (c *Coalescer) join(ctx context.Context, key callKey, ref blockfmt.Ref) (*c
 	}
 	if k := c.calls[key]; k != nil {
 		k.readers++
-		if isDemand(ctx) {
-			promote(k.ctx)
+		if blockfmt.IsDemand(ctx) {
+			blockfmt.Promote(k.ctx)
 		}
 		return k, nil
 	}
 	shared := context.WithoutCancel(ctx)
-	if !isDemand(ctx) {
-		shared = Background(shared) // a lane of its own: the first reader's may span many blocks
+	if !blockfmt.IsDemand(ctx) {
+		shared = blockfmt.Background(shared) // a lane of its own: the first reader's may span many blocks
 	}
 	k := &call{readers: 1, done: make(chan struct{})}
 	k.ctx, k.cancel = context.WithCancel(shared)

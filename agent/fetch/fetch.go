@@ -6,18 +6,3 @@
 // Two lanes run through it, blockfmt's: where things queue, demand goes first, and a demand read that joins a block which
 // is being prefetched takes it along into its lane.
 package fetch
-
-import (
-	"context"
-
-	"github.com/xylem-project/xylem/blockfmt"
-)
-
-// Background returns a context whose reads give way to demand reads.
-func Background(ctx context.Context) context.Context { return blockfmt.Background(ctx) }
-
-func demand(ctx context.Context) <-chan struct{} { return blockfmt.Demand(ctx) }
-
-func promote(ctx context.Context) { blockfmt.Promote(ctx) }
-
-func isDemand(ctx context.Context) bool { return blockfmt.IsDemand(ctx) }

@@ -23,7 +23,7 @@ func Gated(next blockfmt.Source) *Gate { return &Gate{next: next} }
 func (g *Gate) Verified() bool { return blockfmt.IsVerified(g.next) }
 
 func (g *Gate) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
-	if isDemand(ctx) {
+	if blockfmt.IsDemand(ctx) {
 		g.enter()
 		defer g.leave()
 	}

@@ -53,7 +53,7 @@ func TestLimitedDemandFirst(t *testing.T) {
 			synctest.Wait()
 		}
 		for i := range 6 {
-			read(fetch.Background(t.Context()), i)
+			read(blockfmt.Background(t.Context()), i)
 		}
 		for i := 10; i < 13; i++ {
 			read(t.Context(), i)
@@ -82,7 +82,7 @@ func TestLimitedCancel(t *testing.T) {
 		for i := range 200 {
 			ctx := t.Context()
 			if i%2 == 0 {
-				ctx = fetch.Background(ctx)
+				ctx = blockfmt.Background(ctx)
 			}
 			wg.Go(func() {
 				ctx, cancel := context.WithTimeout(ctx, time.Duration(i)*37*time.Millisecond)
@@ -123,7 +123,7 @@ func TestPromotion(t *testing.T) {
 				log := &diary{slow: slow{blob, time.Second}}
 				src := closing(t, fetch.Coalesced(fetch.Limited(log, 2)))
 				var wg sync.WaitGroup
-				background := fetch.Background(t.Context())
+				background := blockfmt.Background(t.Context())
 				for i := range 10 {
 					wg.Go(func() { _, _ = src.Block(background, blob.Index.Ref(i)) })
 					synctest.Wait()

@@ -46,8 +46,8 @@ func (l *limited) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
 
 func (l *limited) acquire(ctx context.Context) error {
 	t := &ticket{make(chan struct{})}
-	l.enqueue(t, isDemand(ctx))
-	promoted := demand(ctx)
+	l.enqueue(t, blockfmt.IsDemand(ctx))
+	promoted := blockfmt.Demand(ctx)
 	for {
 		select {
 		case <-t.granted:

@@ -34,7 +34,7 @@ func (p Prefetcher) Run(ctx context.Context) error {
 				if i >= int64(len(p.Order)) {
 					return
 				}
-				if err := p.Fetch(Background(ctx), p.Order[i]); err == nil {
+				if err := p.Fetch(blockfmt.Background(ctx), p.Order[i]); err == nil {
 					failures.Store(0)
 				} else if failures.Add(1) >= maxFailures {
 					stop(err)

@@ -106,8 +106,8 @@ func (r *Ranger) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
 	if err := r.add(w); err != nil {
 		return nil, err
 	}
-	promoted := demand(ctx)
-	if isDemand(ctx) {
+	promoted := blockfmt.Demand(ctx)
+	if blockfmt.IsDemand(ctx) {
 		promoted = nil
 	}
 	for {
@@ -194,7 +194,7 @@ func (r *Ranger) dispatch() {
 // mostUrgent returns the first demand want, else the first one, and how many requests are free for it; mu is held.
 func (r *Ranger) mostUrgent() (*want, int) {
 	for _, w := range r.pending {
-		if isDemand(w.ctx) {
+		if blockfmt.IsDemand(w.ctx) {
 			return w, r.cfg.Requests - r.active
 		}
 	}
@@ -206,10 +206,10 @@ func (r *Ranger) mostUrgent() (*want, int) {
 func (r *Ranger) take(first *want, free int) []*want {
 	same := slices.DeleteFunc(slices.Clone(r.pending), func(w *want) bool { return w.ref.Blob != first.ref.Blob })
 	slices.SortStableFunc(same, func(a, b *want) int { return int(min(1, max(-1, a.ref.Offset-b.ref.Offset))) })
-	urgent := isDemand(first.ctx)
+	urgent := blockfmt.IsDemand(first.ctx)
 	at := slices.Index(same, first)
 	start, end := at, at+1
-	for start > 0 && adjacent(same[start-1], same[start]) && (!urgent || isDemand(same[start-1].ctx)) {
+	for start > 0 && adjacent(same[start-1], same[start]) && (!urgent || blockfmt.IsDemand(same[start-1].ctx)) {
 		start--
 	}
 	for end < len(same) && adjacent(same[end-1], same[end]) {

@@ -202,7 +202,7 @@ func TestRangedDemandFirst(t *testing.T) {
 		r := &remote{blob: blocktest.NewBlob(1, 1280<<10, 64<<10), latency: time.Second}
 		src := closing(t, fetch.Ranged(r, fetch.RangedConfig{Requests: 2, MaxBytes: 1}))
 		var wg sync.WaitGroup
-		wg.Go(func() { ask(fetch.Background(t.Context()), t, src, r.blob, 0, 2, 4, 6, 8) })
+		wg.Go(func() { ask(blockfmt.Background(t.Context()), t, src, r.blob, 0, 2, 4, 6, 8) })
 		<-time.After(100 * time.Millisecond)
 		for i, d := range ask(t.Context(), t, src, r.blob, 15) {
 			if d > 1100*time.Millisecond {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"sync"
+
+	"github.com/xylem-project/xylem/blockfmt"
 )
 
 // ReadaheadConfig of a Readahead. Blocks and Prefetch are needed.
@@ -121,7 +123,7 @@ func (r *Readahead) work() {
 		block := r.queue[0]
 		r.queue = r.queue[1:]
 		r.mu.Unlock()
-		if err := r.cfg.Prefetch(Background(r.ctx), block); err != nil && !errors.Is(err, context.Canceled) {
+		if err := r.cfg.Prefetch(blockfmt.Background(r.ctx), block); err != nil && !errors.Is(err, context.Canceled) {
 			r.mu.Lock()
 			r.queue = nil // demand will say what is wrong
 			r.mu.Unlock()

@@ -103,7 +103,7 @@ func TestSweepWaitsForDemandReads(t *testing.T) {
 			<-release
 			return blob.Block(ctx, ref)
 		}))
-		go gate.Block(fetch.Background(t.Context()), blob.Index.Ref(0)) // for this one nobody waits
+		go gate.Block(blockfmt.Background(t.Context()), blob.Index.Ref(0)) // for this one nobody waits
 		go gate.Block(t.Context(), blob.Index.Ref(1))
 		synctest.Wait()
 		r, store := &remote{blob: blob}, &blocktest.Memory{}
