@@ -256,34 +256,34 @@ func (b *blob) count(n int64) {
 }
 
 // check reports whether the bytes of block i on disk are those that were written, and takes the block back if not: it logs
-// that, once for whoever finds out. Bytes may be repaired while they are read, so what was written meanwhile is looked at again.
+// that, once for whoever finds out.
 func (b *blob) check(i int) (intact bool, err error) {
 	ref := b.ix.Ref(i)
-	err = b.cache.decoder.with(ref.RawLength, func(buf []byte) error {
-		buf = buf[:ref.RawLength]
-		for {
-			written := b.writes()
-			_, failed := b.data.ReadAt(buf, ref.RawOffset)
-			sum := crc32.Checksum(buf, crcTable)
-			b.mu.Lock()
-			intact = failed == nil && sum == getSum(b.sums[4*i:])
-			if again := !intact && written != b.written; !again {
-				defer b.mu.Unlock()
-				if intact {
-					return nil
-				}
-				return b.discard(i)
-			}
-			b.mu.Unlock()
+	err = b.cache.decoder.with(ref.RawLength, func(buf []byte) (err error) {
+		for again := true; again; {
+			intact, again, err = b.compare(i, buf[:ref.RawLength])
 		}
+		return err
 	})
 	return intact, err
 }
 
-func (b *blob) writes() uint64 {
+// compare is one try of check. Bytes may be repaired while they are read: again says that something was written meanwhile.
+func (b *blob) compare(i int, buf []byte) (intact, again bool, err error) {
+	b.mu.Lock()
+	written := b.written
+	b.mu.Unlock()
+	_, failed := b.data.ReadAt(buf, b.ix.Ref(i).RawOffset)
+	sum := crc32.Checksum(buf, crcTable)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.written
+	switch {
+	case failed == nil && sum == getSum(b.sums[4*i:]):
+		return true, false, nil
+	case written != b.written:
+		return false, true, nil
+	}
+	return false, false, b.discard(i)
 }
 
 // discard takes block i back; mu is held.
