@@ -30,6 +30,16 @@ func (w *world) fsck(t tester, dir string) {
 	}
 }
 
+// TestFsckAcceptsEveryEnd has the last inode end at every place in a block.
+func TestFsckAcceptsEveryEnd(t *testing.T) {
+	dir := t.TempDir()
+	tree := &Tree{Root: directory(make(map[string]*Inode))}
+	for i := range blockSize/inodeSize + 1 {
+		tree.Root.Entries[fmt.Sprintf("%03d", i)] = file(0)
+		newWorld(t, dir, tree).fsck(t, "")
+	}
+}
+
 func TestFsckAcceptsTorture(t *testing.T) {
 	dir := t.TempDir()
 	tree := torture()

@@ -69,7 +69,7 @@ func newLayout(t *Tree) (*layout, error) {
 	if err == nil {
 		err = l.fill(0, 0)
 	}
-	l.dataStart = roundUp(l.end, blockSize)
+	l.dataStart = roundUp(l.end+xattrHeaderSize, blockSize) // fsck.erofs reads that much behind an inode, also without xattrs
 	return l, err
 }
 
