@@ -1,0 +1,88 @@
+package api
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// A Peer is an agent and where its children reach it.
+type Peer struct {
+	ID    string           `json:"id"` // text form of the libp2p peer ID
+	Addrs []netip.AddrPort `json:"addrs"`
+}
+
+// A Position says where an agent is in one stripe of an image's tree. Of two, that with the higher epoch counts; one with the
+// same epoch brings other backups or children.
+type Position struct {
+	Image   digest.Digest `json:"image"`   // of the block image's manifest
+	Stripes int           `json:"stripes"` // of the tree
+	Stripe  int           `json:"stripe"`
+	// Epoch orders the positions of a stripe of a tree, over all schedulers that ever own it.
+	Epoch uint64 `json:"epoch"`
+	// Parent feeds the agent. Nil: the agent is the stripe's root, holds the lease to read it from the registry, and asks
+	// Children that hold a block first.
+	Parent *Peer `json:"parent,omitempty"`
+	// Old is the parent that goes on feeding until Parent does, empty if there is none.
+	Old string `json:"old,omitempty"`
+	// Backups are whom to ask, in this order, when the parent is in trouble; after them the registry.
+	Backups []Peer `json:"backups,omitempty"`
+	// Children are whom the agent feeds.
+	Children []Child `json:"children,omitempty"`
+}
+
+// A Child is a member that an agent feeds in a stripe.
+type Child struct {
+	Peer
+	Epoch uint64 `json:"epoch"` // of its attachment
+}
+
+// Membership says how an agent gets on with an image.
+type Membership struct {
+	Image digest.Digest `json:"image"`
+	Held  []int         `json:"held"` // blocks of each stripe that the agent has
+	Total []int         `json:"total"`
+	// Epochs are those of the latest positions that the agent knows, by stripe; 0 for none.
+	Epochs []uint64 `json:"epochs"`
+	// Rates are bytes per second that came from the parent of each stripe since the last heartbeat.
+	Rates []int64 `json:"rates,omitempty"`
+	// Failed are peers that this agent could not get blocks from although it tried, since the last heartbeat.
+	Failed []string `json:"failed,omitempty"`
+	// CutOff are peers that sent wrong bytes or broke the protocol.
+	CutOff []string `json:"cutOff,omitempty"`
+}
+
+// A Heartbeat says how an agent is. It goes to each scheduler that owns a tree of the agent, and to one if there is none.
+type Heartbeat struct {
+	Agent    Peer         `json:"agent"`
+	Zone     string       `json:"zone,omitempty"`
+	Uplink   int64        `json:"uplink,omitempty"` // bytes per second as measured last; 0: not known
+	Budget   int          `json:"budget,omitempty"` // children that it may feed in all trees; 0: the cluster's default
+	Children int          `json:"children"`         // that it feeds now, in all trees of all schedulers
+	Draining bool         `json:"draining,omitempty"`
+	Images   []Membership `json:"images,omitempty"` // of trees that the scheduler owns
+}
+
+// Tree is a function tree as it is now.
+type Tree struct {
+	Image   digest.Digest `json:"image"`
+	Ref     string        `json:"ref,omitempty"` // by which the image was named first
+	Owner   string        `json:"owner"`         // scheduler
+	Stripes int           `json:"stripes"`
+	Members []TreeMember  `json:"members"`
+}
+
+// TreeMember is an agent in a tree.
+type TreeMember struct {
+	Agent Peer      `json:"agent"`
+	Zone  string    `json:"zone,omitempty"`
+	Role  string    `json:"role"` // any, spare or leaf
+	Seen  time.Time `json:"seen"` // last heartbeat
+	// By stripe: who feeds it (empty for the root), how deep it is, how many blocks it has of how many, and bytes per second.
+	Parents []string `json:"parents"`
+	Depths  []int    `json:"depths"`
+	Held    []int    `json:"held"`
+	Total   []int    `json:"total"`
+	Rates   []int64  `json:"rates"`
+}
