@@ -28,6 +28,8 @@ type Position struct {
 	Old string `json:"old,omitempty"`
 	// Backups are whom to ask, in this order, when the parent is in trouble; after them the registry.
 	Backups []Peer `json:"backups,omitempty"`
+	// Standby says that the agent follows the root, its parent: it reads the registry as soon as the edge to it breaks.
+	Standby bool `json:"standby,omitempty"`
 	// Children are whom the agent feeds.
 	Children []Child `json:"children,omitempty"`
 }

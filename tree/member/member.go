@@ -2,6 +2,10 @@ package member
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
 
 	"github.com/xylem-project/xylem/blockfmt"
 	"github.com/xylem-project/xylem/tree/stream"
@@ -14,9 +18,13 @@ type Position struct {
 	// Parent feeds the member. The zero Address says that it is the root, which holds the lease to read the registry.
 	Parent  stream.Address
 	Backups []stream.Address // whom to ask, in this order, when the parent is in trouble
+	// Standby says that the member follows the root, its parent: it reads the registry as soon as the edge to it breaks.
+	Standby bool
 	// Children are whom the member feeds, with the epochs of their attachments.
 	Children []Child
 }
+
+func (p Position) root() bool { return p.Parent.ID == "" }
 
 // A Child is whom a member feeds in a stripe.
 type Child struct {
@@ -37,11 +45,179 @@ type Config struct {
 	Recycle bool
 	// Origin reads blocks from the registry. Its bytes need not be verified.
 	Origin blockfmt.Source
-	// Stack makes of what the Member gives what the node reads through, and children are served from: the node's cache and
-	// whatever belongs above it. Default: the Member's own Source.
-	Stack func(blockfmt.Source) blockfmt.Source
-	// Order are the blocks to push first, such as a startup record, by number.
+	// Stack makes what the node reads through, and children are served from, of the store and of what comes through the tree:
+	// the node's cache and whatever belongs above it. It must keep in the store what it reads. Default: no cache.
+	Stack func(blockfmt.Store, blockfmt.Source) blockfmt.Source
+	// Order are blocks in the order in which children get them unasked, such as a startup record, by number; the others follow.
 	Order []int
-	// Failed is told of a parent or backup that cannot be reached or whose edge broke. It must not block. Default: nobody.
+	// Ahead is how many blocks of Order a root fetches unasked, for all to have. Default 0: what somebody reads.
+	Ahead int
+	// Workers is how many blocks a root fetches ahead at a time. Default 8.
+	Workers int
+	// Grace is how long reads wait for the first Position before they go to the registry. Default 0.
+	Grace time.Duration
+	// Repair is how long reads wait for the tree to repair itself, when neither the parent nor a backup can be reached, before
+	// they go to the registry. Default 1 s.
+	Repair time.Duration
+	// Ladder is how reads go on when there is no progress.
+	Ladder stream.LadderConfig
+	// Failed is told of a peer that cannot be reached or whose edge broke. It must not block. Default: nobody.
 	Failed func(peer stream.PeerID, err error)
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Node == nil || c.Image == nil || c.Attach == nil || c.Store == nil || c.Origin == nil {
+		return c, errors.New("member: Node, Image, Attach, Store and Origin are needed")
+	}
+	if c.Stack == nil {
+		c.Stack = func(_ blockfmt.Store, src blockfmt.Source) blockfmt.Source { return src }
+	}
+	if c.Workers == 0 {
+		c.Workers = 8
+	}
+	if c.Repair == 0 {
+		c.Repair = time.Second
+	}
+	if c.Failed == nil {
+		c.Failed = func(stream.PeerID, error) {}
+	}
+	c.Ahead = min(c.Ahead, len(c.Order))
+	c.Ladder.Counters = c.Node.Counters()
+	return c, nil
+}
+
+// A Member is an agent's place in the tree of one image. Safe for concurrent use.
+type Member struct {
+	cfg    Config
+	share  *stream.Share
+	blocks blockfmt.Source
+	ctx    context.Context // ends at Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // of links and fetches ahead
+
+	mu    sync.Mutex
+	seats []*seat // by stripe
+}
+
+// New begins to share an image, with nobody to ask but the registry until Place. Close the Member when done.
+func New(cfg Config) (*Member, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	m := &Member{cfg: cfg}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	sources := make([]blockfmt.Source, cfg.Image.StripeCount())
+	for i := range sources {
+		s := &seat{member: m, stripe: i, ladder: stream.NewLadder(cfg.Ladder)}
+		m.seats, sources[i] = append(m.seats, s), s.ladder
+		s.climb()
+	}
+	striped, err := stream.Striped(cfg.Image, sources...)
+	if err != nil {
+		return nil, err
+	}
+	store := &announcing{Store: cfg.Store}
+	m.blocks = cfg.Stack(store, striped)
+	m.share, err = cfg.Node.Share(stream.ShareConfig{Image: cfg.Image, Source: m.blocks, Store: cfg.Store, Recycle: cfg.Recycle,
+		Feed: func() stream.Feed { return stream.InOrder(cfg.Image.Len(), cfg.Order) }})
+	if err != nil {
+		return nil, fmt.Errorf("member: %w", err)
+	}
+	store.share = m.share
+	return m, nil
+}
+
+// Blocks returns what Config.Stack made: the Source that the node reads the image through.
+func (m *Member) Blocks() blockfmt.Source { return m.blocks }
+
+// Image returns the image.
+func (m *Member) Image() *stream.Image { return m.cfg.Image }
+
+// Held returns how many blocks of each stripe are here.
+func (m *Member) Held() []int { return m.share.Held() }
+
+// Children returns how many children are attached.
+func (m *Member) Children() int { return len(m.share.Children()) }
+
+// Epochs returns the epochs of the latest Positions, by stripe; 0 where there is none.
+func (m *Member) Epochs() []uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	epochs := make([]uint64, len(m.seats))
+	for i, s := range m.seats {
+		epochs[i] = s.at.Epoch
+	}
+	return epochs
+}
+
+// Parents returns who feeds the member in each stripe now, empty where nobody does.
+func (m *Member) Parents() []stream.PeerID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	parents := make([]stream.PeerID, len(m.seats))
+	for i, s := range m.seats {
+		if s.parent != nil && s.parent.attached() {
+			parents[i] = s.parent.id
+		}
+	}
+	return parents
+}
+
+// Place tells the member where it is now. It does not block. A Position older than one that the member knows is ignored.
+func (m *Member) Place(at Position) error {
+	if at.Stripe < 0 || at.Stripe >= len(m.seats) {
+		return fmt.Errorf("stripe %d of image %s, which has %d: %w", at.Stripe, m.cfg.Image.Digest(), len(m.seats), blockfmt.ErrUnsupported)
+	}
+	m.mu.Lock()
+	if m.ctx.Err() == nil {
+		m.seats[at.Stripe].place(at)
+	}
+	m.mu.Unlock()
+	for _, c := range at.Children {
+		m.share.Expect(c.ID, stream.StripesOf(at.Stripe), c.Epoch)
+	}
+	return nil
+}
+
+// Close ends all edges of the image and all reads through the tree, and waits for them.
+func (m *Member) Close() error {
+	m.mu.Lock()
+	m.cancel() // under mu: no link begins afterwards
+	m.mu.Unlock()
+	err := m.share.Close()
+	for _, s := range m.seats {
+		err = errors.Join(err, s.ladder.Close())
+	}
+	m.wg.Wait()
+	return err
+}
+
+// announcing is a Store that tells the share what it keeps, so that children get it.
+type announcing struct {
+	blockfmt.Store
+	share *stream.Share
+}
+
+func (a *announcing) Put(ctx context.Context, ref blockfmt.Ref, stored []byte) error {
+	if err := a.Store.Put(ctx, ref, stored); err != nil {
+		return err
+	}
+	a.share.Arrived(ref, stored)
+	return nil
+}
+
+// Keep is Put for bytes that were verified already.
+func (a *announcing) Keep(ctx context.Context, ref blockfmt.Ref, stored []byte) error {
+	k, ok := a.Store.(interface {
+		Keep(context.Context, blockfmt.Ref, []byte) error
+	})
+	if !ok {
+		return a.Put(ctx, ref, stored)
+	}
+	if err := k.Keep(ctx, ref, stored); err != nil {
+		return err
+	}
+	a.share.Arrived(ref, stored)
+	return nil
 }

@@ -126,7 +126,7 @@ func (e *edge) tellAll() {
 	e.share.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.control = append(e.control, haves(have)...)
+	e.control = append(haves(have), e.control...) // before the acceptance, so that who is attached knows it
 }
 
 func (e *edge) receiveAll() error {

@@ -28,7 +28,7 @@ type Kind uint8
 
 const (
 	KindAttach Kind = 1  // child, first: Image, Epoch, Count, Stripes
-	KindAccept Kind = 2  // parent, in answer: Epoch
+	KindAccept Kind = 2  // parent, in answer, after what it has: Epoch
 	KindRefuse Kind = 3  // parent, in answer: Reason
 	KindWant   Kind = 4  // child: Block, Lane, Received
 	KindCancel Kind = 5  // child: Block

@@ -104,12 +104,25 @@ func (p *Peer) greet() error {
 	if err := p.conn.Send(hello); err != nil {
 		return fmt.Errorf("%w: %w", err, blockfmt.ErrTransient)
 	}
-	m, err := p.conn.Receive(nowhere)
+	for {
+		m, err := p.conn.Receive(nowhere)
+		switch {
+		case isViolation(err):
+			return err
+		case err != nil:
+			return fmt.Errorf("%w: %w", err, blockfmt.ErrTransient)
+		case m.Kind != KindHave:
+			return p.accepted(m)
+		}
+		if err := p.parentHas(m); err != nil {
+			return err
+		}
+	}
+}
+
+// accepted judges the answer to the wish to be attached.
+func (p *Peer) accepted(m Message) error {
 	switch {
-	case isViolation(err):
-		return err
-	case err != nil:
-		return fmt.Errorf("%w: %w", err, blockfmt.ErrTransient)
 	case m.Kind == KindRefuse:
 		return fmt.Errorf("refused: %w", m.Reason.err())
 	case m.Kind != KindAccept || m.Epoch != p.attached.Epoch:

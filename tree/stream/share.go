@@ -106,13 +106,28 @@ func (s *Share) Have() int {
 	return s.have.count()
 }
 
-// Children returns who is attached.
+// Held returns how many blocks of each stripe are here.
+func (s *Share) Held() []int {
+	held := make([]int, s.image.StripeCount())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.image.Len() {
+		if s.have.has(i) {
+			held[s.image.Stripe(i)]++
+		}
+	}
+	return held
+}
+
+// Children returns who is fed. Those that attached for being a backup are not among them.
 func (s *Share) Children() []PeerID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var ids []PeerID
 	for _, e := range s.edges {
-		ids = append(ids, e.child)
+		if e.stripes != 0 {
+			ids = append(ids, e.child)
+		}
 	}
 	return ids
 }

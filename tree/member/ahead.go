@@ -1,0 +1,65 @@
+package member
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/xylem-project/xylem/blockfmt"
+)
+
+// fetchAhead begins or ends the fetching ahead, as the position says; Member.mu is held.
+func (s *seat) fetchAhead() {
+	switch {
+	case s.at.root() && s.ahead == nil && s.member.cfg.Ahead > 0:
+		ctx, stop := context.WithCancel(s.member.ctx)
+		s.ahead = stop
+		s.member.wg.Go(func() { s.member.fetch(ctx, s.stripe) })
+	case !s.at.root() && s.ahead != nil:
+		s.ahead()
+		s.ahead = nil
+	}
+}
+
+// fetch reads what the member lacks of the stripe's blocks that all will want, in their order, until it has them or ctx ends.
+func (m *Member) fetch(ctx context.Context, stripe int) {
+	blocks := make(chan int)
+	var wg sync.WaitGroup
+	for range m.cfg.Workers {
+		wg.Go(func() {
+			for i := range blocks {
+				m.fetchBlock(ctx, i)
+			}
+		})
+	}
+	defer wg.Wait()
+	defer close(blocks)
+	for _, i := range m.cfg.Order[:m.cfg.Ahead] {
+		if m.cfg.Image.Stripe(i) != stripe || m.cfg.Store.Has(m.cfg.Image.Ref(i)) {
+			continue
+		}
+		select {
+		case blocks <- i:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// fetchBlock reads a block in the background. What cannot be had is tried again: all members wait for it.
+func (m *Member) fetchBlock(ctx context.Context, i int) {
+	pause := firstPause
+	for {
+		if _, err := m.blocks.Block(blockfmt.Background(ctx), m.cfg.Image.Ref(i)); err == nil || ctx.Err() != nil {
+			return
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		pause = min(2*pause, longestPause)
+	}
+}

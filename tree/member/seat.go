@@ -1,0 +1,121 @@
+package member
+
+import (
+	"slices"
+
+	"github.com/xylem-project/xylem/tree/stream"
+)
+
+// seat is a member's place in one stripe. All fields but ladder are under Member.mu.
+type seat struct {
+	member *Member
+	stripe int
+	ladder *stream.Ladder
+
+	at       Position
+	placed   bool
+	parent   *link
+	old      *link   // feeds until the parent does
+	backups  []*link // attached when they are asked
+	children []*link // of a root, to be asked for what they have
+	ahead    func()  // ends the fetching ahead of a root
+}
+
+// place moves the seat; Member.mu is held.
+func (s *seat) place(at Position) {
+	if s.placed && at.Epoch < s.at.Epoch {
+		return
+	}
+	s.at, s.placed = at, true
+	if s.parent != nil && s.parent.id != at.Parent.ID {
+		s.old.end()
+		s.old, s.parent = s.parent, nil
+	}
+	if !at.root() {
+		if s.parent == nil {
+			s.parent = s.link(at.Parent, stream.StripesOf(s.stripe), at.Epoch)
+			s.parent.start()
+		}
+		s.parent.move(at.Parent, at.Epoch)
+	}
+	s.backups = s.links(s.backups, at.Backups)
+	s.children = s.links(s.children, s.askable())
+	for _, c := range s.children {
+		c.start()
+	}
+	s.fetchAhead()
+	s.climb()
+}
+
+// askable returns the children that a root asks before the registry.
+func (s *seat) askable() (children []stream.Address) {
+	if s.at.root() {
+		for _, c := range s.at.Children {
+			children = append(children, c.Address)
+		}
+	}
+	return children
+}
+
+// links returns links for the peers, those that there are and new ones, and ends the others; Member.mu is held.
+func (s *seat) links(old []*link, peers []stream.Address) (links []*link) {
+	for _, to := range peers {
+		i := slices.IndexFunc(old, func(l *link) bool { return l.id == to.ID })
+		if i < 0 {
+			links = append(links, s.link(to, 0, s.at.Epoch))
+			continue
+		}
+		old[i].move(to, s.at.Epoch)
+		links = append(links, old[i])
+		old = slices.Delete(slices.Clone(old), i, i+1)
+	}
+	for _, l := range old {
+		l.end()
+	}
+	return links
+}
+
+// climb sets whom reads ask, by what is known now; Member.mu is held.
+func (s *seat) climb() {
+	var rungs []stream.Rung
+	add := func(name string, l *link, always bool) {
+		if l != nil {
+			rungs = append(rungs, stream.Rung{Name: name + " " + string(l.id), Source: rung{l, always}})
+		}
+	}
+	origin := stream.Rung{Name: "registry", Source: s.member.cfg.Origin, Origin: true}
+	for _, c := range s.children {
+		add("child", c, false)
+	}
+	add("parent", s.parent, true)
+	add("parent", s.old, true)
+	lead := s.at.Standby && !s.parent.attached() && s.old == nil
+	switch {
+	case !s.placed:
+		origin.After = s.member.cfg.Grace
+	case !s.at.root() && !lead:
+		for _, b := range s.backups {
+			add("backup", b, true)
+		}
+		origin.After = s.member.cfg.Repair
+	}
+	s.ladder.Set(append(rungs, origin)...)
+}
+
+// up takes note that a link is attached; Member.mu is held.
+func (s *seat) up(l *link) {
+	if l == s.parent {
+		s.old.end()
+		s.old = nil
+	}
+	s.climb()
+}
+
+// down takes note that a link's edge ended; Member.mu is held.
+func (s *seat) down(l *link) {
+	if l == s.old {
+		s.old.end()
+		s.old = nil
+	}
+	s.climb()
+}
