@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/xylem-project/xylem/blockfmt"
@@ -24,13 +25,13 @@ type link struct {
 	stripes stream.Stripes
 	ctx     context.Context // ends with the wish
 	cancel  context.CancelFunc
+	peer    atomic.Pointer[stream.Peer] // nil: not attached; changed under Member.mu
 
-	// Under Member.mu.
+	// Under Member.mu, which comes before the locks of ladders.
 	addrs   []netip.AddrPort
 	epoch   uint64
 	started bool
-	peer    *stream.Peer // nil: not attached
-	err     error        // why not, if it has been tried
+	err     error // why not, if it has been tried
 	changed chan struct{}
 }
 
@@ -59,8 +60,8 @@ func (l *link) end() {
 	}
 }
 
-// attached says whether there is an edge; Member.mu is held.
-func (l *link) attached() bool { return l != nil && l.peer != nil }
+// attached says whether there is an edge.
+func (l *link) attached() bool { return l != nil && l.peer.Load() != nil }
 
 // run attaches, again and again, until the link is ended.
 func (l *link) run() {
@@ -114,8 +115,8 @@ func (l *link) set(peer *stream.Peer, err error) {
 	m := l.seat.member
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	was := l.peer
-	l.peer, l.err = peer, err
+	was := l.peer.Swap(peer)
+	l.err = err
 	close(l.changed)
 	l.changed = make(chan struct{})
 	switch {
@@ -131,7 +132,7 @@ func (l *link) wait(ctx context.Context) (*stream.Peer, error) {
 	for {
 		l.seat.member.mu.Lock()
 		l.start()
-		peer, err, changed := l.peer, l.err, l.changed
+		peer, err, changed := l.peer.Load(), l.err, l.changed
 		l.seat.member.mu.Unlock()
 		switch {
 		case peer != nil:
@@ -147,13 +148,6 @@ func (l *link) wait(ctx context.Context) (*stream.Peer, error) {
 			return nil, context.Cause(ctx)
 		}
 	}
-}
-
-// now returns the edge's Peer, nil if there is none.
-func (l *link) now() *stream.Peer {
-	l.seat.member.mu.Lock()
-	defer l.seat.member.mu.Unlock()
-	return l.peer
 }
 
 // rung is a link as the Source of a ladder. It is always asked, because it will get the block, or only for what it has.
@@ -177,13 +171,13 @@ func (r rung) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
 
 // Has says whether the peer is known to have the block.
 func (r rung) Has(ref blockfmt.Ref) bool {
-	peer := r.link.now()
+	peer := r.link.peer.Load()
 	return peer != nil && peer.Has(ref)
 }
 
 // Progress says how the read of a block gets on.
 func (r rung) Progress(ref blockfmt.Ref) (p stream.Progress) {
-	if peer := r.link.now(); peer != nil {
+	if peer := r.link.peer.Load(); peer != nil {
 		return peer.Progress(ref)
 	}
 	return p
