@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/xylem-project/xylem/blockfmt"
@@ -63,6 +64,22 @@ func (a *agent) control(mux *http.ServeMux) *http.ServeMux {
 		p, err := a.images.StopRecording(ctx, req.Ref)
 		return RecordingResult{Profile: string(p.Encode())}, err
 	}))
+	handle("GET /v1/trees", func(r *http.Request) (any, error) {
+		if a.cluster == nil {
+			return nil, errNoCluster
+		}
+		return a.cluster.client.Trees(r.Context())
+	})
+	handle("GET /v1/trees/{image}", func(r *http.Request) (any, error) {
+		image, err := digest.Parse(r.PathValue("image"))
+		if err != nil {
+			return nil, badRequest{fmt.Errorf("image %q: %w", r.PathValue("image"), err)}
+		}
+		if a.cluster == nil {
+			return nil, errNoCluster
+		}
+		return a.cluster.client.Tree(r.Context(), image)
+	})
 	handle("GET /v1/cache", func(*http.Request) (any, error) { return a.cache.List(), nil })
 	handle("POST /v1/cache/gc", func(r *http.Request) (any, error) {
 		removed, err := a.images.prune(r.Context())
@@ -71,6 +88,8 @@ func (a *agent) control(mux *http.ServeMux) *http.ServeMux {
 	handle("POST /v1/cache/scrub", func(r *http.Request) (any, error) { return a.cache.Scrub(r.Context(), 0) })
 	return mux
 }
+
+var errNoCluster = badRequest{errors.New("the agent is in no cluster: set schedulers in its configuration")}
 
 // call decodes a request's JSON strictly and runs do.
 func call[T, R any](do func(context.Context, T) (R, error)) func(*http.Request) (any, error) {

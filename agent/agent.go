@@ -20,6 +20,7 @@ import (
 	"github.com/xylem-project/xylem/agent/cache"
 	"github.com/xylem-project/xylem/agent/registry"
 	"github.com/xylem-project/xylem/agent/snapshotter"
+	"github.com/xylem-project/xylem/blockfmt"
 	"github.com/xylem-project/xylem/blockfmt/convert"
 	"github.com/xylem-project/xylem/fuse"
 	"github.com/xylem-project/xylem/fuse/erofs"
@@ -33,6 +34,7 @@ type agent struct {
 	registry *registry.Client
 	server   *fuse.Server
 	pusher   *pusher
+	cluster  *cluster // nil: no schedulers are configured
 	images   *Images
 	snaps    *snapshotter.Snapshotter
 
@@ -152,14 +154,22 @@ func (a *agent) startImages(ctx context.Context, stop *closers) error {
 	if err != nil {
 		return err
 	}
-	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s := newStacks(a.cfg, a.cache, a.place)
 	stop.add(s.close)
-	b := &blobs{cache: a.cache, server: a.server, pusher: a.pusher, source: s.source, open: map[digest.Digest]*blob{}}
+	if a.cluster, err = newCluster(a.cfg, a.cache, s.registry, func(d digest.Digest) bool { return a.images.inUse(d) }); err != nil {
+		return err
+	}
+	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	b := &blobs{cache: a.cache, server: a.server, pusher: a.pusher, source: a.sourceOf(s), open: map[digest.Digest]*blob{}}
 	a.images = newImages(a.cfg, b, way)
 	a.images.discovery = discovery{dir: a.dir("images"), place: a.place, trusted: keys, log: a.cfg.Log}
+	if a.cluster != nil {
+		a.images.discovery.through = a.cluster.through
+		stop.add(a.cluster.close)
+		a.metrics.addPeers(a.cluster.node.Counters())
+	}
 	a.images.resolve = a.resolve
-	a.images.prefetch = &prefetcher{blobs: b, newSweep: s.sweep, enabled: a.cfg.Prefetch, budget: int64(a.cfg.BackgroundFetch), workers: 2 * a.cfg.Connections, log: a.cfg.Log, ctx: running}
+	a.images.prefetch = &prefetcher{blobs: b, newSweep: s.sweep, ahead: aheadOf(a.cfg), inTree: a.cluster != nil, workers: 2 * a.cfg.Connections, log: a.cfg.Log, ctx: running}
 	var converting sync.WaitGroup
 	if a.cfg.Convert == "background" {
 		c := &converter{dir: a.dir("converted"), key: own, registries: a.cfg.Registries, done: a.images.add, log: a.cfg.Log, queue: make(chan job, maxJobs)}
@@ -178,6 +188,17 @@ func (a *agent) startImages(ctx context.Context, stop *closers) error {
 		return err
 	}
 	return a.images.load()
+}
+
+// sourceOf returns where the blocks of an image come from: through the image's tree, or from its place alone.
+func (a *agent) sourceOf(s *stacks) func(*image) (blockfmt.Source, error) {
+	return func(im *image) (blockfmt.Source, error) {
+		alone, err := s.source(im.origin)
+		if err != nil || a.cluster == nil || im.origin.Layout != "" {
+			return alone, err
+		}
+		return a.cluster.source(im, alone)
+	}
 }
 
 // mountWay returns the configured way to mount, or the first that works here.
@@ -233,6 +254,9 @@ func (a *agent) serve(ctx context.Context) (err error) {
 	}
 	g.Go(func() error { return a.snaps.Serve(ctx, a.cfg.Socket()) })
 	g.Go(func() error { a.images.endStartups(ctx); return nil })
+	if a.cluster != nil {
+		g.Go(func() error { return a.cluster.run(ctx) })
+	}
 	a.ready.Store(true)
 	a.cfg.Log.Info("agent is ready", "snapshotter", a.cfg.Socket(), "admin", a.cfg.Admin)
 	return g.Wait()

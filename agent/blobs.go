@@ -23,7 +23,7 @@ type blobs struct {
 	cache  *cache.Cache
 	server *fuse.Server
 	pusher *pusher
-	source func(o origin) (blockfmt.Source, error)
+	source func(im *image) (blockfmt.Source, error)
 
 	mu   sync.Mutex
 	open map[digest.Digest]*blob
@@ -91,7 +91,7 @@ func (s *blobs) acquire(im *image, layer int) (*blob, error) {
 		b.users++
 		return b, nil
 	}
-	src, err := s.source(im.origin)
+	src, err := s.source(im)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/xylem-project/xylem/agent/cache"
 	"github.com/xylem-project/xylem/blockfmt"
+	"github.com/xylem-project/xylem/scheduler/api"
 )
 
 // ImageRequest names an image as the user does: a registry reference.
@@ -46,6 +47,7 @@ type ImageInfo struct {
 	Source   digest.Digest `json:"source"` // manifest it was made from
 	Layers   int           `json:"layers"`
 	Blocks   int           `json:"blocks"`
+	Held     int           `json:"held"`     // of the blocks, those in the cache
 	Recorded bool          `json:"recorded"` // a startup record is here
 	Users    int           `json:"users"`    // containers and mounts
 }
@@ -95,6 +97,16 @@ func (c *Client) StopRecording(ctx context.Context, ref string) (blockfmt.Profil
 		return nil, err
 	}
 	return blockfmt.ParseProfile([]byte(r.Profile))
+}
+
+// Trees lists the function trees of the cluster.
+func (c *Client) Trees(ctx context.Context) (r []api.TreeInfo, err error) {
+	return r, c.call(ctx, http.MethodGet, "/v1/trees", nil, &r)
+}
+
+// Tree returns the function tree of the block image with this manifest.
+func (c *Client) Tree(ctx context.Context, image digest.Digest) (r api.Tree, err error) {
+	return r, c.call(ctx, http.MethodGet, "/v1/trees/"+image.String(), nil, &r)
 }
 
 // CacheList lists the blobs in the block cache.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net/netip"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -37,6 +38,9 @@ type Config struct {
 	// BackgroundFetch is how much of an image without a startup record is fetched in the background as soon as it is known, the likeliest
 	// blocks first, as "512MiB"; 0 for what is read only. Default 512MiB.
 	BackgroundFetch Size `toml:"background_fetch"`
+	// Fill fetches all other blocks of every image in the background too, after those that its start needs, so that images no longer
+	// depend on registry and peers. Default false.
+	Fill bool `toml:"fill"`
 	// Convert says what happens to a pulled image that has no block image: off, or background (convert it on this node for the
 	// next time). Default off.
 	Convert string `toml:"convert"`
@@ -48,6 +52,25 @@ type Config struct {
 	TrustedKeys []string `toml:"trusted_keys"`
 	// Registries holds settings per registry host ("host" or "host:port").
 	Registries map[string]RegistryConfig `toml:"registries"`
+
+	// Schedulers are the URLs of the cluster's schedulers, as https://10.0.0.1:9760, any of them. Default none: the agent reads
+	// registries only.
+	Schedulers []string `toml:"schedulers"`
+	// JoinTokenFile is a file with the token that lets the agent join the cluster the first time. Default none.
+	JoinTokenFile string `toml:"join_token_file"`
+	// Listen is the TCP address at which other agents get blocks, authenticated both ways. Default 0.0.0.0:9752.
+	Listen netip.AddrPort `toml:"listen"`
+	// Advertise are the addresses at which others reach Listen, if not those of this machine's interfaces.
+	Advertise []netip.AddrPort `toml:"advertise"`
+	// Zone is where the machine is, as a rack or a zone of a cloud: agents feed each other inside a zone where they can. Default "".
+	Zone string `toml:"zone"`
+	// UploadLimit and DownloadLimit bound the bytes of blocks per second to and from other agents, as "50MiB". Default 0: none.
+	UploadLimit   Size `toml:"upload_limit"`
+	DownloadLimit Size `toml:"download_limit"`
+	// Children is how many other agents this one may feed, over all images. Default 0: what the scheduler says.
+	Children int `toml:"children"`
+	// TreeIdle is how long the agent goes on feeding others with an image that it does not use itself. Default 10m.
+	TreeIdle Duration `toml:"tree_idle"`
 
 	// Log receives the agent's log lines. Default: discarded.
 	Log *slog.Logger `toml:"-"`
@@ -66,6 +89,7 @@ func Default() Config {
 	return Config{
 		Root: "/var/lib/xylem", State: "/run/xylem", Admin: "127.0.0.1:9750", CacheBudget: 40 << 30, MountWay: "auto",
 		ReadTimeout: Duration{30 * time.Second}, ReadAhead: blockfmt.BlockSize, Connections: 8, Prefetch: true, BackgroundFetch: 512 << 20, Convert: "off",
+		Listen: netip.AddrPortFrom(netip.IPv4Unspecified(), 9752), TreeIdle: Duration{10 * time.Minute},
 	}
 }
 
@@ -89,6 +113,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf("configuration: root %q and state %q must not contain ':', ',' or '\\': they become mount options", c.Root, c.State)
 	case c.Convert != "off" && c.Convert != "background":
 		return fmt.Errorf("configuration: convert = %q, want off or background", c.Convert)
+	case c.TreeIdle.Duration <= 0 || c.Children < 0:
+		return fmt.Errorf("configuration: tree_idle must be positive, children not negative")
 	case c.ReadTimeout.Duration <= 0 || c.CacheBudget <= 0 || c.Connections <= 0 || c.ReadAhead < blockfmt.PageSize:
 		return fmt.Errorf("configuration: read_timeout, cache_budget and connections must be positive, read_ahead at least 4KiB")
 	}

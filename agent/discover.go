@@ -35,8 +35,10 @@ type place interface {
 
 // discovery finds block images in registries and keeps what it found under dir, one directory an image.
 type discovery struct {
-	dir     string // Root/images
-	place   func(origin) (place, error)
+	dir   string // Root/images
+	place func(origin) (place, error)
+	// through returns a place that has what is needed to mount the image with this manifest come through its tree. Default: nothing does.
+	through func(ctx context.Context, o origin, image digest.Digest, m ocispec.Manifest, from place) (place, error)
 	trusted []ed25519.PublicKey
 	log     *slog.Logger
 }
@@ -122,6 +124,11 @@ func (d *discovery) load(ctx context.Context, o origin, source digest.Digest, ma
 	}
 	if m.Config.Size > blockfmt.MaxManifestSize {
 		return nil, fmt.Errorf("config of %s has %d bytes, at most %d: %w", id, m.Config.Size, blockfmt.MaxManifestSize, blockfmt.ErrUnsupported)
+	}
+	if d.through != nil {
+		if from, err = d.through(ctx, o, id, m, from); err != nil {
+			return nil, err
+		}
 	}
 	config, err := from.Blob(ctx, m.Config)
 	if err != nil {

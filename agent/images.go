@@ -301,19 +301,37 @@ func (s *Images) unmountAll(ctx context.Context, which func(digest.Digest, *moun
 	return err
 }
 
+// inUse says whether containers or mounts use an image.
+func (s *Images) inUse(id digest.Digest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	im := s.images[id]
+	return im != nil && s.usersOf(im) > 0
+}
+
+// usersOf returns how many containers and mounts use an image; the caller holds s.mu.
+func (s *Images) usersOf(im *image) (users int) {
+	for _, chain := range im.chains {
+		if m := s.mounts[chain]; m != nil {
+			users += int(m.users.Load())
+		}
+	}
+	return users
+}
+
 // list returns the images on this node, by reference.
 func (s *Images) list() []ImageInfo {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := make([]ImageInfo, 0, len(s.images))
 	for id, im := range s.images {
-		info := ImageInfo{Ref: im.origin.Ref, Image: id, Source: im.artifact.Source.Digest, Layers: len(im.chains), Recorded: im.hasRecord()}
+		info := ImageInfo{Ref: im.origin.Ref, Image: id, Source: im.artifact.Source.Digest, Layers: len(im.chains), Recorded: im.hasRecord(), Users: s.usersOf(im)}
 		for _, ix := range im.indexes {
 			info.Blocks += ix.Len()
-		}
-		for _, chain := range im.chains {
-			if m := s.mounts[chain]; m != nil {
-				info.Users += int(m.users.Load())
+			for i := range ix.Len() {
+				if s.blobs.cache.Has(ix.Ref(i)) {
+					info.Held++
+				}
 			}
 		}
 		out = append(out, info)

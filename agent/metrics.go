@@ -1,8 +1,12 @@
 package agent
 
 import (
+	"sync/atomic"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/xylem-project/xylem/tree/stream"
 )
 
 // metrics of an agent; names begin with xylem_, values are in base units.
@@ -22,6 +26,24 @@ func newMetrics() *metrics {
 	}
 	m.registry.MustRegister(m.fetchedBytes, m.fetches, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+// addPeers shows what travels between agents.
+func (m *metrics) addPeers(c *stream.Counters) {
+	count := func(name, help string, labels prometheus.Labels, n *atomic.Int64) {
+		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels},
+			func() float64 { return float64(n.Load()) }))
+	}
+	for _, lane := range []stream.Lane{stream.LaneDemand, stream.LaneBackground, stream.LanePush} {
+		labels := prometheus.Labels{"lane": lane.String()}
+		count("xylem_peer_sent_bytes_total", "Bytes of blocks sent to other agents.", labels, &c.BytesUp[lane])
+		count("xylem_peer_received_bytes_total", "Bytes of blocks received from other agents.", labels, &c.BytesDown[lane])
+	}
+	count("xylem_peer_duplicate_blocks_total", "Blocks received that were here already.", nil, &c.Duplicates)
+	count("xylem_peer_cutoffs_total", "Agents cut off for wrong bytes or a broken protocol.", nil, &c.CutOffs)
+	count("xylem_peer_refused_total", "Attachments of other agents refused.", nil, &c.Refused)
+	count("xylem_peer_hedges_total", "Reads that asked a further source because there was no progress.", nil, &c.Hedges)
+	count("xylem_peer_stalls_total", "Sources of reads put back because they made no progress.", nil, &c.Stalls)
 }
 
 // fetched counts one read of a registry.

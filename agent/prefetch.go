@@ -16,9 +16,9 @@ import (
 type prefetcher struct {
 	blobs    *blobs
 	newSweep func(origin) (*fetch.Sweep, error)
-	enabled  bool
-	budget   int64 // bytes of an image without a startup record
-	workers  int   // blocks of one image at a time
+	ahead    ahead
+	inTree   bool // what nobody asks for comes from the parents, not from a sweep
+	workers  int  // blocks of one image at a time
 	log      *slog.Logger
 
 	ctx context.Context // ends at shutdown
@@ -27,32 +27,91 @@ type prefetcher struct {
 
 // start fetches im's startup blocks in the background.
 func (p *prefetcher) start(im *image) {
-	if !p.enabled {
+	if !p.ahead.enabled {
 		return
-	}
-	run, done := p.sweep, "likely blocks fetched"
-	if record := im.record(); len(record) > 0 {
-		run, done = func(im *image) error { return p.follow(im, record) }, "startup blocks fetched"
 	}
 	p.wg.Go(func() {
 		start := time.Now()
-		if err := run(im); err != nil && p.ctx.Err() == nil {
+		record := im.record()
+		err := p.follow(im, record)
+		if err == nil && !p.inTree {
+			err = p.sweep(im, len(record) > 0)
+		}
+		if err != nil && p.ctx.Err() == nil {
 			p.log.Warn("prefetch stopped, blocks are fetched on demand", "image", im.artifact.Digest, "err", err)
 			return
+		}
+		done := "startup blocks fetched"
+		if len(record) == 0 {
+			done = "likely blocks fetched"
 		}
 		p.log.Info(done, "image", im.artifact.Digest, "took", time.Since(start))
 	})
 }
 
-// sweep keeps in the cache, as stored, what running programs may read of an image whose startup nobody recorded.
-func (p *prefetcher) sweep(im *image) error {
+// ahead says what is fetched of an image that nobody has asked for.
+type ahead struct {
+	enabled bool
+	budget  int64 // bytes of an image without a startup record
+	fill    bool  // all the rest
+}
+
+func aheadOf(cfg Config) ahead { return ahead{cfg.Prefetch, int64(cfg.BackgroundFetch), cfg.Fill} }
+
+// order returns an image's blocks by their numbers in the tree, the first ones needed first, and how many of them are
+// fetched ahead.
+func (a ahead) order(im *image) (order []int, n int) {
+	first := make([]int, len(im.indexes)) // number of each layer's first block
+	for i := 1; i < len(first); i++ {
+		first[i] = first[i-1] + im.indexes[i-1].Len()
+	}
+	for _, pos := range im.record() {
+		order = append(order, first[pos.Layer]+pos.Block)
+	}
+	n = len(order)
+	left := a.budget
+	for _, i := range im.smallestFirst() {
+		for b := range min(im.artifact.Layers[i].RunningBlocks, im.indexes[i].Len()) {
+			if left -= im.indexes[i].Ref(b).Length; left < 0 {
+				break
+			}
+			order = append(order, first[i]+b)
+		}
+	}
+	if n == 0 {
+		n = len(order)
+	}
+	if a.fill {
+		for i := range first {
+			for b := range im.indexes[i].Len() {
+				order = append(order, first[i]+b)
+			}
+		}
+		n = len(order)
+	}
+	if !a.enabled {
+		n = 0
+	}
+	return order, n
+}
+
+// sweep keeps in the cache, as stored, what running programs may read of an image whose startup nobody recorded, and the rest
+// of every image if that is wanted.
+func (p *prefetcher) sweep(im *image, recorded bool) error {
 	s, err := p.newSweep(im.origin)
 	if err != nil {
 		return err
 	}
-	left := p.budget
+	left := p.ahead.budget
 	for _, i := range im.smallestFirst() {
-		left -= s.Add(im.indexes[i], im.artifact.Layers[i].RunningBlocks, left)
+		if !recorded {
+			left -= s.Add(im.indexes[i], im.artifact.Layers[i].RunningBlocks, left)
+		}
+	}
+	for _, ix := range im.indexes {
+		if p.ahead.fill {
+			s.Add(ix, ix.Len(), ix.StoredSize())
+		}
 	}
 	return s.Run(p.ctx)
 }

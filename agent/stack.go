@@ -42,6 +42,15 @@ func (s *stacks) source(o origin) (blockfmt.Source, error) {
 	return k.source, nil
 }
 
+// registry returns the Source of an origin's blocks in its place alone, verified, without the cache.
+func (s *stacks) registry(o origin) (blockfmt.Source, error) {
+	k, err := s.stack(o)
+	if err != nil {
+		return nil, err
+	}
+	return k.gate, nil
+}
+
 // sweep returns a Sweep that fetches from an origin into the store and gives way to demand reads there.
 func (s *stacks) sweep(o origin) (*fetch.Sweep, error) {
 	k, err := s.stack(o)

@@ -20,17 +20,25 @@ func newAgent(a *app) *cobra.Command {
 	flags.StringVar(&overrides.Admin, "admin", defaults.Admin, "TCP `address` of /metrics, /livez, /readyz and /debug; empty for none")
 	flags.TextVar(&overrides.CacheBudget, "cache-budget", defaults.CacheBudget, "disk `space` for blocks and decompressed data")
 	flags.StringVar(&overrides.MountWay, "mount-way", defaults.MountWay, "how to mount: auto, file, loop or tree")
+	flags.StringArrayVar(&overrides.Schedulers, "scheduler", nil, "`URL` of a scheduler of the cluster, as https://10.0.0.1:9760; may be repeated")
+	flags.StringVar(&overrides.JoinTokenFile, "join-token-file", "", "`file` with the token that lets the agent join the cluster")
+	flags.TextVar(&overrides.Listen, "listen", defaults.Listen, "TCP `address` at which other agents get blocks")
+	flags.StringVar(&overrides.Zone, "zone", "", "`zone` of the machine: agents feed each other inside a zone where they can")
 	flags.BoolVar(&printConfig, "print-config", false, "print the configuration that is in effect and exit")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		config := a.config
-		if flags.Changed("admin") {
-			config.Admin = overrides.Admin
-		}
-		if flags.Changed("cache-budget") {
-			config.CacheBudget = overrides.CacheBudget
-		}
-		if flags.Changed("mount-way") {
-			config.MountWay = overrides.MountWay
+		for name, override := range map[string]func(){
+			"admin":           func() { config.Admin = overrides.Admin },
+			"cache-budget":    func() { config.CacheBudget = overrides.CacheBudget },
+			"mount-way":       func() { config.MountWay = overrides.MountWay },
+			"scheduler":       func() { config.Schedulers = overrides.Schedulers },
+			"join-token-file": func() { config.JoinTokenFile = overrides.JoinTokenFile },
+			"listen":          func() { config.Listen = overrides.Listen },
+			"zone":            func() { config.Zone = overrides.Zone },
+		} {
+			if flags.Changed(name) {
+				override()
+			}
 		}
 		if printConfig {
 			return toml.NewEncoder(a.out).Encode(config)

@@ -68,7 +68,7 @@ func TestPrintConfigRoundTrip(t *testing.T) {
 	}
 	want := agent.Default()
 	want.Root, want.State, want.Admin, want.CacheBudget, want.MountWay, want.Connections = "/from/file", "/from/flag", "", 7<<20, "loop", 3
-	got.TrustedKeys, got.Registries = nil, nil // empty and missing are the same
+	got.TrustedKeys, got.Registries, got.Schedulers, got.Advertise = nil, nil, nil, nil // empty and missing are the same
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}

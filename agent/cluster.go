@@ -1,0 +1,309 @@
+package agent
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/xylem-project/xylem/agent/cache"
+	"github.com/xylem-project/xylem/agent/fetch"
+	"github.com/xylem-project/xylem/blockfmt"
+	"github.com/xylem-project/xylem/scheduler/api"
+	"github.com/xylem-project/xylem/tree/member"
+	"github.com/xylem-project/xylem/tree/stream"
+)
+
+// cluster is the agent's part in the function trees: it feeds other agents and is fed by them, as the schedulers say.
+type cluster struct {
+	cfg    Config
+	store  *cache.Cache
+	origin func(origin) (blockfmt.Source, error) // the registry, verified
+	ahead  ahead
+	inUse  func(image digest.Digest) bool
+	node   *stream.Node
+	host   *stream.Host
+	client *api.Client
+
+	mu     sync.Mutex
+	closed bool
+	trees  map[digest.Digest]*membership // by the block image's manifest
+}
+
+// grace is how long a read, and what is needed to mount an image, waits for the scheduler to say where the agent's place in the tree is.
+const grace = 2 * time.Second
+
+// newCluster returns the agent's part in a cluster, nil if no scheduler is configured.
+func newCluster(cfg Config, store *cache.Cache, registry func(origin) (blockfmt.Source, error), inUse func(digest.Digest) bool) (*cluster, error) {
+	if len(cfg.Schedulers) == 0 {
+		return nil, nil
+	}
+	key, err := identity(filepath.Join(cfg.Root, "peer.key"))
+	if err != nil {
+		return nil, err
+	}
+	token := ""
+	if cfg.JoinTokenFile != "" {
+		text, err := os.ReadFile(cfg.JoinTokenFile)
+		if err != nil {
+			return nil, fmt.Errorf("join token: %w", err)
+		}
+		token = strings.TrimSpace(string(text))
+	}
+	c := &cluster{cfg: cfg, store: store, origin: registry, ahead: aheadOf(cfg), inUse: inUse, trees: map[digest.Digest]*membership{}}
+	c.client, err = api.NewClient(api.ClientConfig{Schedulers: cfg.Schedulers, Token: token, Dir: filepath.Join(cfg.Root, "cluster"), Key: key,
+		Handler: c, Heartbeat: c.heartbeat, Log: cfg.Log})
+	if err != nil {
+		return nil, err
+	}
+	c.node, err = stream.NewNode(stream.NodeConfig{Authorize: func(stream.PeerID) error { return nil }, Report: c.cutOff,
+		Up: int64(cfg.UploadLimit), Down: int64(cfg.DownloadLimit)})
+	if err != nil {
+		return nil, err
+	}
+	c.host, err = stream.NewHost(stream.HostConfig{Node: c.node, Key: key, Listen: []netip.AddrPort{cfg.Listen}, Failed: func(p stream.PeerID, err error) {
+		cfg.Log.Debug("a child's edge ended", "peer", p, "err", err)
+	}})
+	return c, err
+}
+
+// identity returns the agent's key, which is made when there is none.
+func identity(path string) (ed25519.PrivateKey, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		_, key, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			return nil, err
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			return nil, err
+		}
+		return key, writeBytes(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	}
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, fmt.Errorf("%s is not a PEM file: remove it to join as a new agent", path)
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	key, ok := parsed.(ed25519.PrivateKey)
+	if err != nil || !ok {
+		return nil, fmt.Errorf("%s holds no ed25519 key: remove it to join as a new agent", path)
+	}
+	return key, nil
+}
+
+// run serves children and talks to the schedulers until ctx ends.
+func (c *cluster) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.host.Run(ctx) })
+	g.Go(func() error {
+		select {
+		case <-c.host.Ready():
+		case <-ctx.Done():
+			return nil
+		}
+		if len(c.address().Addrs) == 0 {
+			return nil // host.Run says why
+		}
+		c.cfg.Log.Info("feeds others", "peer", c.host.ID(), "addresses", c.address().Addrs)
+		return c.client.Run(ctx)
+	})
+	g.Go(func() error { c.leaveIdle(ctx); return nil })
+	return g.Wait()
+}
+
+// close leaves all trees; what was read through them comes from the registry from now on.
+func (c *cluster) close() error {
+	c.mu.Lock()
+	c.closed = true
+	trees := c.trees
+	c.trees = nil
+	c.mu.Unlock()
+	var err error
+	for _, t := range trees {
+		err = errors.Join(err, t.close())
+	}
+	return err
+}
+
+// address returns where others reach this agent.
+func (c *cluster) address() api.Peer {
+	at := c.host.Address()
+	p := api.Peer{ID: string(at.ID), Addrs: c.cfg.Advertise}
+	if len(p.Addrs) > 0 {
+		return p
+	}
+	p.Addrs = slices.DeleteFunc(slices.Clone(at.Addrs), func(a netip.AddrPort) bool {
+		return a.Addr().IsLoopback() || a.Addr().IsLinkLocalUnicast()
+	})
+	if len(p.Addrs) == 0 {
+		p.Addrs = at.Addrs // all agents on one machine
+	}
+	return p
+}
+
+// tree returns the agent's membership in an image's tree, and enters it if it is not in yet.
+func (c *cluster) tree(o origin, image digest.Digest) (*membership, error) {
+	src, err := c.origin(o)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, fmt.Errorf("agent is closing: %w", blockfmt.ErrTransient)
+	}
+	t := c.trees[image]
+	if t == nil {
+		t = &membership{cluster: c, image: image, registry: src, positions: map[int]api.Position{}, failed: map[string]bool{}, cutOff: map[string]bool{}}
+		c.trees[image] = t
+		c.client.Enter(image, o.Ref, nil)
+	}
+	t.used = time.Now()
+	return t, nil
+}
+
+// source returns the Source of an image's blocks: through its tree, or alone where the agent is not in it.
+func (c *cluster) source(im *image, alone blockfmt.Source) (blockfmt.Source, error) {
+	t, err := c.tree(im.origin, im.artifact.Digest)
+	if err != nil {
+		return nil, err
+	}
+	return route{t, alone}, t.openBody(im)
+}
+
+// through implements discovery.through.
+func (c *cluster) through(ctx context.Context, o origin, image digest.Digest, m ocispec.Manifest, from place) (place, error) {
+	if o.Layout != "" {
+		return from, nil
+	}
+	t, err := c.tree(o, image)
+	if err != nil {
+		return nil, err
+	}
+	return t.openHead(ctx, m, from)
+}
+
+// Position implements api.Handler.
+func (c *cluster) Position(p api.Position) {
+	c.mu.Lock()
+	t := c.trees[p.Image]
+	c.mu.Unlock()
+	if t != nil {
+		t.place(p)
+	}
+}
+
+// Revoked implements api.Handler.
+func (c *cluster) Revoked(peers []string) {
+	for _, p := range peers {
+		if err := c.host.Disconnect(stream.PeerID(p)); err != nil {
+			c.cfg.Log.Warn("revoked peer not disconnected", "peer", p, "err", err)
+		}
+	}
+}
+
+// cutOff notes a peer that sent wrong bytes or broke the protocol, for the scheduler to know.
+func (c *cluster) cutOff(cut stream.CutOff) {
+	c.cfg.Log.Warn("peer is cut off", "peer", cut.Peer, "image", cut.Image, "err", cut.Reason)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range c.trees {
+		if t.has(cut.Image) {
+			t.note(t.cutOff, cut.Peer)
+		}
+	}
+}
+
+// heartbeat says how the agent is.
+func (c *cluster) heartbeat() api.Heartbeat {
+	h := api.Heartbeat{Agent: c.address(), Zone: c.cfg.Zone, Budget: c.cfg.Children}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range c.trees {
+		m, children := t.report()
+		h.Images = append(h.Images, m)
+		h.Children += children
+	}
+	return h
+}
+
+// leaveIdle leaves the trees of images that were not in use for a while.
+func (c *cluster) leaveIdle(ctx context.Context) {
+	tick := time.NewTicker(max(c.cfg.TreeIdle.Duration/10, time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		for _, t := range c.idle() {
+			c.client.Leave(t.image)
+			c.cfg.Log.Info("tree left, its image is not in use", "image", t.image)
+			if err := t.close(); err != nil {
+				c.cfg.Log.Warn("tree left with an error", "image", t.image, "err", err)
+			}
+		}
+	}
+}
+
+// idle takes out the memberships that nobody needs.
+func (c *cluster) idle() (gone []*membership) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for image, t := range c.trees {
+		if c.inUse(image) {
+			t.used = time.Now()
+		}
+		if time.Since(t.used) > c.cfg.TreeIdle.Duration {
+			delete(c.trees, image)
+			gone = append(gone, t)
+		}
+	}
+	return gone
+}
+
+// branch is the agent in the tree with one part of an image: its head, or its blocks.
+type branch struct {
+	*member.Member
+	coalescer *fetch.Coalescer
+}
+
+func (b *branch) close() error { return errors.Join(b.Member.Close(), b.coalescer.Close()) }
+
+// branch joins with a part of an image, the blocks of order first; a root fetches so many of them ahead.
+func (c *cluster) branch(image *stream.Image, registry blockfmt.Source, order []int, ahead int, failed func(stream.PeerID, error)) (*branch, error) {
+	b := new(branch)
+	wait := grace
+	if !c.client.Reachable() {
+		wait = 0
+	}
+	var err error
+	b.Member, err = member.New(member.Config{
+		Node: c.node, Image: image, Attach: c.host.Attach, Store: c.store, Recycle: true, Origin: registry, Order: order, Ahead: ahead,
+		Workers: c.cfg.Connections, Grace: wait, Failed: failed,
+		Stack: func(store blockfmt.Store, next blockfmt.Source) blockfmt.Source {
+			b.coalescer = fetch.Coalesced(fetch.Cached(store, next))
+			return fetch.Deadline(b.coalescer, c.cfg.ReadTimeout.Duration)
+		},
+	})
+	return b, err
+}

@@ -1,0 +1,277 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/xylem-project/xylem/blockfmt"
+	"github.com/xylem-project/xylem/scheduler/api"
+	"github.com/xylem-project/xylem/tree/member"
+	"github.com/xylem-project/xylem/tree/stream"
+)
+
+// membership is the agent's place in the tree of one image. Two things travel there: the image's head, which is everything that is
+// needed to mount it, and its blocks, which can be counted once the head is here.
+type membership struct {
+	cluster  *cluster
+	image    digest.Digest // of the block image's manifest
+	registry blockfmt.Source
+	used     time.Time // under cluster.mu
+
+	head, body atomic.Pointer[branch] // set under mu
+
+	mu             sync.Mutex
+	closed         bool
+	blocks         *image               // what body is made of, when it is known how many stripes there are
+	positions      map[int]api.Position // latest, by stripe
+	failed, cutOff map[string]bool      // since the last heartbeat
+}
+
+// headOf names the head of an image where it travels.
+func headOf(image digest.Digest) digest.Digest { return digest.FromString("head of " + string(image)) }
+
+// has says whether what travels under a digest is of this image.
+func (t *membership) has(d digest.Digest) bool { return d == t.image || d == headOf(t.image) }
+
+// openHead returns from with what is needed to mount an image coming through the tree.
+func (t *membership) openHead(ctx context.Context, manifest ocispec.Manifest, from place) (place, error) {
+	stripes := t.cluster.client.WaitStripes(ctx)
+	if stripes == 0 {
+		return from, nil
+	}
+	parts := headParts(manifest)
+	h := &headPlace{place: from, tree: t, refs: map[digest.Digest]blockfmt.Ref{}}
+	var indexes []*blockfmt.Index
+	var order []int
+	for i, desc := range parts {
+		var b blockfmt.IndexBuilder
+		id, err := blockfmt.ParseBlockID(desc.Digest.Encoded())
+		if err != nil {
+			return nil, err
+		}
+		b.Append(id, desc.Size, desc.Size)
+		ix, err := b.Index(desc.Digest)
+		if err != nil {
+			return nil, err
+		}
+		indexes, order = append(indexes, ix), append(order, i)
+		h.refs[desc.Digest] = ix.Ref(0)
+	}
+	image, err := stream.NewImage(headOf(t.image), stripes, indexes...)
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return h, t.open(&t.head, image, partsOf{from, parts}, order, len(order))
+}
+
+// headParts returns what is needed to mount an image, as far as it travels: everything but the data of its layers.
+func headParts(m ocispec.Manifest) []ocispec.Descriptor {
+	parts := []ocispec.Descriptor{m.Config}
+	for _, l := range m.Layers {
+		if l.Annotations[blockfmt.AnnotationRole] != blockfmt.RoleDevice {
+			parts = append(parts, l)
+		}
+	}
+	seen := map[digest.Digest]bool{}
+	return slices.DeleteFunc(parts, func(d ocispec.Descriptor) bool {
+		again := seen[d.Digest]
+		seen[d.Digest] = true
+		return again || d.Size <= 0 || d.Size > blockfmt.MaxBlockSize || d.Digest.Validate() != nil || d.Digest.Algorithm() != digest.SHA256
+	})
+}
+
+// headPlace is a place of which what is needed to mount an image comes through the image's tree.
+type headPlace struct {
+	place
+	tree *membership
+	refs map[digest.Digest]blockfmt.Ref
+}
+
+func (h *headPlace) Blob(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {
+	ref, ok := h.refs[desc.Digest]
+	head := h.tree.head.Load()
+	if !ok || head == nil {
+		return h.place.Blob(ctx, desc)
+	}
+	stored, err := head.Blocks().Block(ctx, ref)
+	if err != nil && h.tree.head.Load() != head {
+		return h.place.Blob(ctx, desc)
+	}
+	return stored, err
+}
+
+// partsOf gives whole blobs of a place as blocks.
+type partsOf struct {
+	from  place
+	parts []ocispec.Descriptor
+}
+
+// Verified implements blockfmt.VerifiedSource: a place compares blobs with their digests, which are their block IDs.
+func (p partsOf) Verified() bool { return true }
+
+func (p partsOf) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
+	i := slices.IndexFunc(p.parts, func(d ocispec.Descriptor) bool { return d.Digest == ref.Blob })
+	if i < 0 {
+		return nil, fmt.Errorf("%v: %w", ref, blockfmt.ErrNotFound)
+	}
+	return p.from.Blob(ctx, p.parts[i])
+}
+
+// openBody has the blocks of an image travel, from now on or as soon as a scheduler says in how many stripes.
+func (t *membership) openBody(im *image) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.blocks = im
+	if stripes := t.cluster.client.Stripes(); stripes > 0 {
+		return t.bodyIn(stripes)
+	}
+	return nil
+}
+
+// bodyIn makes the branch of the blocks, if there is none; t.mu is held.
+func (t *membership) bodyIn(stripes int) error {
+	travelling, err := stream.NewImage(t.image, stripes, t.blocks.indexes...)
+	if err != nil {
+		return err
+	}
+	order, ahead := t.cluster.ahead.order(t.blocks)
+	return t.open(&t.body, travelling, t.registry, order, ahead)
+}
+
+// open makes a branch if there is none, and puts it where the scheduler said; t.mu is held.
+func (t *membership) open(at *atomic.Pointer[branch], image *stream.Image, registry blockfmt.Source, order []int, ahead int) error {
+	if at.Load() != nil || t.closed {
+		return nil
+	}
+	b, err := t.cluster.branch(image, registry, order, ahead, t.lost)
+	if err != nil {
+		return err
+	}
+	for _, p := range t.positions {
+		t.placeBranch(b, p)
+	}
+	at.Store(b)
+	return nil
+}
+
+// place takes note of the agent's place.
+func (t *membership) place(p api.Position) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if old, known := t.positions[p.Stripe]; known && p.Epoch < old.Epoch {
+		return
+	}
+	t.positions[p.Stripe] = p
+	if t.body.Load() == nil && t.blocks != nil {
+		if err := t.bodyIn(p.Stripes); err != nil {
+			t.cluster.cfg.Log.Warn("blocks do not travel through the tree", "image", t.image, "err", err)
+		}
+	}
+	for _, b := range []*branch{t.head.Load(), t.body.Load()} {
+		if b != nil {
+			t.placeBranch(b, p)
+		}
+	}
+}
+
+func (t *membership) placeBranch(b *branch, p api.Position) {
+	at := member.Position{Stripe: p.Stripe, Epoch: p.Epoch, Standby: p.Standby}
+	if p.Parent != nil {
+		at.Parent = addressOf(*p.Parent)
+	}
+	for _, peer := range p.Backups {
+		at.Backups = append(at.Backups, addressOf(peer))
+	}
+	for _, child := range p.Children {
+		at.Children = append(at.Children, member.Child{Address: addressOf(child.Peer), Epoch: child.Epoch})
+	}
+	if err := b.Place(at); err != nil {
+		t.cluster.cfg.Log.Warn("place in a tree not taken", "image", t.image, "err", err)
+	}
+}
+
+func addressOf(p api.Peer) stream.Address {
+	return stream.Address{ID: stream.PeerID(p.ID), Addrs: p.Addrs}
+}
+
+// lost takes note of a peer that cannot be reached.
+func (t *membership) lost(peer stream.PeerID, err error) {
+	t.cluster.cfg.Log.Info("edge to a peer is broken", "image", t.image, "peer", peer, "err", err)
+	t.note(t.failed, peer)
+}
+
+func (t *membership) note(where map[string]bool, peer stream.PeerID) {
+	t.mu.Lock()
+	where[string(peer)] = true
+	t.mu.Unlock()
+	t.cluster.client.Beat()
+}
+
+// report says how the agent gets on with the image, and how many children it feeds.
+func (t *membership) report() (m api.Membership, children int) {
+	m.Image = t.image
+	if b := t.body.Load(); b != nil {
+		m.Held, m.Epochs = b.Held(), b.Epochs()
+		m.Total = make([]int, len(m.Held))
+		for i := range b.Image().Len() {
+			m.Total[b.Image().Stripe(i)]++
+		}
+		children = b.Children()
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	m.Failed, m.CutOff = slices.Collect(maps.Keys(t.failed)), slices.Collect(maps.Keys(t.cutOff))
+	clear(t.failed)
+	clear(t.cutOff)
+	return m, children
+}
+
+// close leaves the tree.
+func (t *membership) close() (err error) {
+	t.mu.Lock()
+	t.closed = true
+	branches := []*branch{t.head.Swap(nil), t.body.Swap(nil)}
+	t.mu.Unlock()
+	for _, b := range branches {
+		if b != nil {
+			err = errors.Join(err, b.close())
+		}
+	}
+	return err
+}
+
+// route is the Source of an image's blocks: through the tree while the agent is in it, else from the registry alone.
+type route struct {
+	tree  *membership
+	alone blockfmt.Source
+}
+
+func (r route) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
+	body := r.tree.body.Load()
+	if body == nil {
+		return r.alone.Block(ctx, ref)
+	}
+	stored, err := body.Blocks().Block(ctx, ref)
+	if err != nil && r.tree.body.Load() != body {
+		return r.alone.Block(ctx, ref)
+	}
+	return stored, err
+}
+
+// Promote hurries a read that is under way in the background.
+func (r route) Promote(ref blockfmt.Ref) {
+	if body := r.tree.body.Load(); body != nil {
+		body.coalescer.Promote(ref)
+	}
+}
