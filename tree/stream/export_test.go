@@ -1,6 +1,11 @@
 package stream
 
-import "context"
+import (
+	"context"
+	"io"
+
+	"github.com/libp2p/go-libp2p/core/network"
+)
 
 // Node returns the node of a share, for tests that know only the share.
 func (s *Share) Node() *Node { return s.node }
@@ -8,9 +13,19 @@ func (s *Share) Node() *Node { return s.node }
 // Dial opens a stream to another host, for tests that speak the protocol themselves.
 func (h *Host) Dial(ctx context.Context, to Address) (Conn, error) { return h.dial(ctx, to) }
 
+// DialBare opens a stream to another host and sends nothing, for tests that write prefaces themselves.
+func (h *Host) DialBare(ctx context.Context, to Address) (io.ReadWriteCloser, error) {
+	return h.stream(ctx, to)
+}
+
 // HandleWith makes the host give incoming streams to serve instead of its node.
 func (h *Host) HandleWith(serve func(ctx context.Context, c Conn, child PeerID) error) {
 	h.serve = serve
+}
+
+// HandleBare makes the host that runs give incoming streams to handle as they are.
+func (h *Host) HandleBare(handle func(io.ReadWriteCloser)) {
+	h.swarm.SetStreamHandler(func(s network.Stream) { handle(s) })
 }
 
 // Connections returns how many connections there are.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
-	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -28,6 +27,14 @@ type HostConfig struct {
 	Key ed25519.PrivateKey
 	// Listen are the TCP addresses for children. Port 0 takes a free one. Default: none, the host only attaches to others.
 	Listen []netip.AddrPort
+	// Credential returns what shows that this agent belongs to the cluster, such as a certificate of the cluster's authority
+	// for its PeerID: at most 4 KiB, which do not change any more. It is asked for each edge, and must not block. Default: none.
+	Credential func() []byte
+	// Admit says why a peer may not have an edge with this node, in either direction, of its credential, which may be empty
+	// or garbage; that the peer has its PeerID's key was proved already. It is asked for each edge, before anything that the
+	// peer has sent is looked at. The peer is told the text of the error. Safe for concurrent use. Default: all are admitted
+	// whom the Node allows.
+	Admit func(peer PeerID, credential []byte) error
 	// Window is how many bytes of one stream a receiver takes ahead of its reader. Default 16 MiB.
 	Window uint32
 	// Failed is told why an edge with a child ended, if not because the child left. It must not block. Default: nobody is told.
@@ -42,7 +49,8 @@ type Address struct {
 
 // A Host gives a Node its edges over libp2p: TCP, TLS 1.3 bound to the peers' identities, and yamux, with nothing else of
 // libp2p in the way. Connections are authenticated both ways, and those of peers whom the Node does not allow are closed
-// before any stream is handled.
+// before any stream is handled. On each stream both sides show their credentials, so that a peer is admitted to the cluster
+// before anything that it says is looked at.
 type Host struct {
 	cfg   HostConfig
 	key   crypto.PrivKey
@@ -66,6 +74,12 @@ func NewHost(cfg HostConfig) (*Host, error) {
 	}
 	if cfg.Failed == nil {
 		cfg.Failed = func(PeerID, error) {}
+	}
+	if cfg.Credential == nil {
+		cfg.Credential = func() []byte { return nil }
+	}
+	if cfg.Admit == nil {
+		cfg.Admit = func(PeerID, []byte) error { return nil }
 	}
 	setDefault(&cfg.Window, 16<<20)
 	key, err := crypto.UnmarshalEd25519PrivateKey(cfg.Key)
@@ -122,7 +136,7 @@ func (h *Host) Address() Address {
 
 // Run opens the network and serves children until ctx ends; then it ends all edges and waits for them. It runs once.
 func (h *Host) Run(ctx context.Context) error {
-	n, err := h.open()
+	n, err := h.listen()
 	if err != nil {
 		close(h.ready)
 		return fmt.Errorf("stream: %w", err)
@@ -154,15 +168,20 @@ func (h *Host) handle(ctx context.Context, s network.Stream) {
 	h.mu.Unlock()
 	defer h.handlers.Done()
 	child := PeerID(s.Conn().RemotePeer().String())
-	_ = s.SetReadDeadline(time.Now().Add(handshakeTimeout))
-	if _, _, err := h.mux.Negotiate(s); err != nil {
-		_ = s.Reset()
+	if err := h.receivePreface(s, child); err != nil {
+		h.refused(s, child, err)
 		return
 	}
-	_ = s.SetReadDeadline(time.Time{})
 	if err := h.serve(ctx, Over(s), child); err != nil && ctx.Err() == nil {
 		h.cfg.Failed(child, err)
 	}
+}
+
+// refused ends the stream of a peer that was not admitted, which has been told why.
+func (h *Host) refused(s network.Stream, peer PeerID, err error) {
+	h.cfg.Node.counters.Refused.Add(1)
+	_ = s.Close()
+	h.cfg.Failed(peer, err)
 }
 
 // Attach makes the node a child of the peer at an address. Close the Peer when done.
@@ -174,8 +193,22 @@ func (h *Host) Attach(ctx context.Context, s *Share, to Address, at Attachment) 
 	return s.Attach(ctx, conn, to.ID, at)
 }
 
-// dial opens a stream to a peer, over the connection that there is or a new one.
+// dial opens a stream to a peer and sends the preface. It does not wait for an answer.
 func (h *Host) dial(ctx context.Context, to Address) (Conn, error) {
+	s, err := h.stream(ctx, to)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := h.open(s, to.ID)
+	if err != nil {
+		_ = s.Reset()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// stream opens a stream to a peer, over the connection that there is or a new one.
+func (h *Host) stream(ctx context.Context, to Address) (network.Stream, error) {
 	if err := h.cfg.Node.Allowed(to.ID); err != nil {
 		return nil, err
 	}
@@ -197,16 +230,7 @@ func (h *Host) dial(ctx context.Context, to Address) (Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, blockfmt.ErrTransient)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
-	_, err = mstream.SelectOneOf([]protocol.ID{Protocol}, s)
-	if !stop() && err == nil {
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		_ = s.Reset()
-		return nil, fmt.Errorf("%s: %w: %w", Protocol, err, blockfmt.ErrTransient)
-	}
-	return Over(s), nil
+	return s, nil
 }
 
 // Disconnect closes all connections with a peer, such as one that was revoked, and ends its edges.

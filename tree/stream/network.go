@@ -35,8 +35,8 @@ func (n *libp2pNetwork) close() error {
 	return errors.Join(errs...)
 }
 
-// open builds the network and listens.
-func (h *Host) open() (*libp2pNetwork, error) {
+// listen builds the network and listens.
+func (h *Host) listen() (*libp2pNetwork, error) {
 	store, err := pstoremem.NewPeerstore()
 	if err != nil {
 		return nil, err
@@ -68,7 +68,7 @@ func (h *Host) build(n *libp2pNetwork, store peerstore.Peerstore) error {
 	if err != nil {
 		return err
 	}
-	up, err := upgrader.New([]sec.SecureTransport{security}, muxers, nil, nil, gate, upgrader.WithAcceptTimeout(handshakeTimeout))
+	up, err := upgrader.New([]sec.SecureTransport{security}, muxers, nil, nil, gate, upgrader.WithAcceptTimeout(h.cfg.Node.cfg.Handshake))
 	if err != nil {
 		return err
 	}

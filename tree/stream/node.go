@@ -43,6 +43,9 @@ type NodeConfig struct {
 	Hot int64
 	// Edges is how many edges one peer may have as a child of this node. Default 64.
 	Edges int
+	// Handshake is how long a peer may take for what precedes an edge: connection, credentials and attachment, each. Default
+	// 10 s.
+	Handshake time.Duration
 	// Beat is how often a child hears that what it waits for is being fetched, so that it can tell waiting from death.
 	// Default 50 ms.
 	Beat time.Duration
@@ -70,6 +73,7 @@ func (c NodeConfig) withDefaults() (NodeConfig, error) {
 	setDefault(&c.Staged, 8<<20)
 	setDefault(&c.Hot, 16<<20)
 	setDefault(&c.Edges, 64)
+	setDefault(&c.Handshake, 10*time.Second)
 	setDefault(&c.Beat, 50*time.Millisecond)
 	setDefault(&c.Ban, 10*time.Minute)
 	setDefault(&c.Drain, 10*time.Second)

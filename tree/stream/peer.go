@@ -99,7 +99,7 @@ func (p *Peer) greet() error {
 	}
 	im := p.share.image
 	hello := Message{Kind: KindAttach, Image: string(im.Digest()), Epoch: p.attached.Epoch, Count: uint8(im.StripeCount()), Stripes: p.attached.Stripes}
-	stop := time.AfterFunc(handshakeTimeout, func() { p.conn.Close() })
+	stop := time.AfterFunc(p.node.cfg.Handshake, func() { p.conn.Close() })
 	defer stop.Stop()
 	if err := p.conn.Send(hello); err != nil {
 		return fmt.Errorf("%w: %w", err, blockfmt.ErrTransient)
@@ -107,7 +107,7 @@ func (p *Peer) greet() error {
 	for {
 		m, err := p.conn.Receive(nowhere)
 		switch {
-		case isViolation(err):
+		case isViolation(err), errors.Is(err, blockfmt.ErrDenied), errors.Is(err, blockfmt.ErrUnsupported):
 			return err
 		case err != nil:
 			return fmt.Errorf("%w: %w", err, blockfmt.ErrTransient)

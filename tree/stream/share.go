@@ -305,9 +305,6 @@ func without[T comparable](list []T, gone T) []T {
 	return slices.DeleteFunc(slices.Clone(list), func(t T) bool { return t == gone })
 }
 
-// handshakeTimeout bounds the first messages of an edge.
-const handshakeTimeout = 10 * time.Second
-
 // Serve serves the child at the other end of conn until the edge ends. The child's identity was established by the caller.
 // It returns nil when the child left.
 func (n *Node) Serve(ctx context.Context, conn Conn, child PeerID) error {
@@ -316,7 +313,7 @@ func (n *Node) Serve(ctx context.Context, conn Conn, child PeerID) error {
 		n.counters.Refused.Add(1)
 		return err
 	}
-	stop := time.AfterFunc(handshakeTimeout, func() { conn.Close() })
+	stop := time.AfterFunc(n.cfg.Handshake, func() { conn.Close() })
 	defer stop.Stop()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	m, err := conn.Receive(nowhere)

@@ -170,7 +170,9 @@ type wire struct {
 
 // Over returns a Conn over a reliable stream of bytes, such as a libp2p stream. Closing the stream must end reads and writes
 // that are under way.
-func Over(stream io.ReadWriteCloser) Conn {
+func Over(stream io.ReadWriteCloser) Conn { return over(stream) }
+
+func over(stream io.ReadWriteCloser) *wire {
 	return &wire{stream: stream, r: bufio.NewReaderSize(stream, 4<<10)}
 }
 

@@ -205,8 +205,22 @@ func newKey() ed25519.PrivateKey {
 	return key
 }
 
+// nameOf returns the name of a key's owner.
+func nameOf(key ed25519.PrivateKey) stream.PeerID {
+	id, _ := stream.IDOf(key.Public().(ed25519.PublicKey)) // never fails with a key of its kind
+	return id
+}
+
 // runHost runs a host until the test ends.
 func runHost(t testing.TB, cfg stream.HostConfig) *stream.Host {
+	t.Helper()
+	host := stopped(t, cfg)
+	start(t, host)
+	return host
+}
+
+// stopped returns a host that does not run yet.
+func stopped(t testing.TB, cfg stream.HostConfig) *stream.Host {
 	t.Helper()
 	if cfg.Key == nil {
 		cfg.Key = newKey()
@@ -215,7 +229,6 @@ func runHost(t testing.TB, cfg stream.HostConfig) *stream.Host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	start(t, host)
 	return host
 }
 
