@@ -74,9 +74,10 @@ func newCluster(cfg Config, store *cache.Cache, registry func(origin) (blockfmt.
 	if err != nil {
 		return nil, err
 	}
-	c.host, err = stream.NewHost(stream.HostConfig{Node: c.node, Key: key, Listen: []netip.AddrPort{cfg.Listen}, Failed: func(p stream.PeerID, err error) {
-		cfg.Log.Debug("a child's edge ended", "peer", p, "err", err)
-	}})
+	c.host, err = stream.NewHost(stream.HostConfig{Node: c.node, Key: key, Listen: []netip.AddrPort{cfg.Listen},
+		Credential: c.client.Credential, Admit: func(p stream.PeerID, credential []byte) error { return c.client.Admit(string(p), credential) }, Failed: func(p stream.PeerID, err error) {
+			cfg.Log.Debug("a child's edge ended", "peer", p, "err", err)
+		}})
 	return c, err
 }
 
