@@ -28,5 +28,22 @@ func (h *Host) HandleBare(handle func(io.ReadWriteCloser)) {
 	h.swarm.SetStreamHandler(func(s network.Stream) { handle(s) })
 }
 
+// Guests returns how many incoming connections are of strangers, and how many streams and prefaces others have open.
+func (h *Host) Guests() (strangers, streams, prefaces int) {
+	h.guests.mu.Lock()
+	defer h.guests.mu.Unlock()
+	for _, n := range h.guests.streams {
+		streams += n
+	}
+	return h.guests.strangers, streams, h.guests.prefaces
+}
+
 // Connections returns how many connections there are.
 func (h *Host) Connections() int { return len(h.swarm.Conns()) }
+
+// Bans returns how many peers are remembered to be cut off.
+func (n *Node) Bans() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.banned)
+}

@@ -48,7 +48,7 @@ type Address struct {
 }
 
 // A Host gives a Node its edges over libp2p: TCP, TLS 1.3 bound to the peers' identities, and yamux, with nothing else of
-// libp2p in the way. Connections are authenticated both ways, and those of peers whom the Node does not allow are closed
+// libp2p in the way. What others open is bounded. Connections are authenticated both ways, and those of peers whom the Node does not allow are closed
 // before any stream is handled. On each stream both sides show their credentials, so that a peer is admitted to the cluster
 // before anything that it says is looked at.
 type Host struct {
@@ -57,8 +57,9 @@ type Host struct {
 	self  peer.ID
 	ready chan struct{} // closed when the network is open, or will never be
 
-	swarm *swarm.Swarm // set before ready is closed; nil if that failed
-	mux   *mstream.MultistreamMuxer[protocol.ID]
+	swarm  *swarm.Swarm // set before ready is closed; nil if that failed
+	guests *guests      // set before there is a swarm
+	mux    *mstream.MultistreamMuxer[protocol.ID]
 
 	mu       sync.Mutex
 	closed   bool
@@ -168,10 +169,17 @@ func (h *Host) handle(ctx context.Context, s network.Stream) {
 	h.mu.Unlock()
 	defer h.handlers.Done()
 	child := PeerID(s.Conn().RemotePeer().String())
-	if err := h.receivePreface(s, child); err != nil {
+	if !h.guests.enter() {
+		_ = s.ResetWithError(network.StreamResourceLimitExceeded)
+		return
+	}
+	err := h.receivePreface(s, child)
+	h.guests.leave()
+	if err != nil {
 		h.refused(s, child, err)
 		return
 	}
+	visitOf(s.Conn()).admit()
 	if err := h.serve(ctx, Over(s), child); err != nil && ctx.Err() == nil {
 		h.cfg.Failed(child, err)
 	}
@@ -181,6 +189,9 @@ func (h *Host) handle(ctx context.Context, s network.Stream) {
 func (h *Host) refused(s network.Stream, peer PeerID, err error) {
 	h.cfg.Node.counters.Refused.Add(1)
 	_ = s.Close()
+	if visitOf(s.Conn()).refuse() {
+		_ = s.Conn().Close()
+	}
 	h.cfg.Failed(peer, err)
 }
 

@@ -56,8 +56,9 @@ func (h *Host) build(n *libp2pNetwork, store peerstore.Peerstore) error {
 		return err
 	}
 	gate := gater{h.cfg.Node}
+	h.guests = newGuests(h.cfg.Node.cfg)
 	bus := eventbus.NewBus(eventbus.WithMetricsTracer(nil))
-	sw, err := swarm.NewSwarm(h.self, store, bus, swarm.WithConnectionGater(gate), swarm.WithDialRanker(swarm.NoDelayDialRanker))
+	sw, err := swarm.NewSwarm(h.self, store, bus, swarm.WithConnectionGater(gate), swarm.WithResourceManager(h.guests), swarm.WithDialRanker(swarm.NoDelayDialRanker))
 	if err != nil {
 		return err
 	}
@@ -68,11 +69,11 @@ func (h *Host) build(n *libp2pNetwork, store peerstore.Peerstore) error {
 	if err != nil {
 		return err
 	}
-	up, err := upgrader.New([]sec.SecureTransport{security}, muxers, nil, nil, gate, upgrader.WithAcceptTimeout(h.cfg.Node.cfg.Handshake))
+	up, err := upgrader.New([]sec.SecureTransport{security}, muxers, nil, h.guests, gate, upgrader.WithAcceptTimeout(h.cfg.Node.cfg.Handshake))
 	if err != nil {
 		return err
 	}
-	transport, err := tcp.NewTCPTransport(up, nil, nil, tcp.DisableReuseport())
+	transport, err := tcp.NewTCPTransport(up, h.guests, nil, tcp.DisableReuseport())
 	if err != nil {
 		return err
 	}
@@ -99,10 +100,13 @@ type gater struct{ node *Node }
 
 func (g gater) allows(p peer.ID) bool { return g.node.Allowed(PeerID(p.String())) == nil }
 
-func (g gater) InterceptPeerDial(p peer.ID) bool                                { return g.allows(p) }
-func (g gater) InterceptAddrDial(peer.ID, ma.Multiaddr) bool                    { return true }
-func (g gater) InterceptAccept(network.ConnMultiaddrs) bool                     { return true }
-func (g gater) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }
+func (g gater) InterceptPeerDial(p peer.ID) bool             { return g.allows(p) }
+func (g gater) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return true }
+func (g gater) InterceptAccept(network.ConnMultiaddrs) bool  { return true }
+func (g gater) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReason) {
+	visitOf(c).await(c)
+	return true, 0
+}
 func (g gater) InterceptSecured(_ network.Direction, p peer.ID, _ network.ConnMultiaddrs) bool {
 	return g.allows(p)
 }

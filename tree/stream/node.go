@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"sync"
 	"time"
@@ -171,6 +172,7 @@ func (n *Node) dropAll(peer PeerID, reason error) {
 func (n *Node) cutOff(peer PeerID, image digest.Digest, reason error) {
 	n.mu.Lock()
 	_, again := n.banned[peer]
+	n.forgetBans()
 	n.banned[peer] = time.Now().Add(n.cfg.Ban)
 	n.mu.Unlock()
 	if !again {
@@ -179,6 +181,24 @@ func (n *Node) cutOff(peer PeerID, image digest.Digest, reason error) {
 	}
 	// Who was wrong once is not asked for more, but that it is gone is no fault of what else was asked.
 	n.dropAll(peer, fmt.Errorf("peer %s was cut off: %w", peer, blockfmt.ErrTransient))
+}
+
+// maxBans bounds the peers that are remembered to be cut off; beyond, any of them is forgotten.
+const maxBans = 4096
+
+// forgetBans makes room for one more ban; mu is held.
+func (n *Node) forgetBans() {
+	if len(n.banned) < maxBans {
+		return
+	}
+	now := time.Now()
+	maps.DeleteFunc(n.banned, func(_ PeerID, until time.Time) bool { return now.After(until) })
+	for peer := range n.banned {
+		if len(n.banned) < maxBans {
+			return
+		}
+		delete(n.banned, peer)
+	}
 }
 
 // track remembers an end of an edge; false if the peer has as many as it may, 0: any number.

@@ -89,6 +89,7 @@ type opener struct {
 	*wire
 	host    *Host
 	peer    PeerID
+	visit   *visit
 	checked bool // the answer to the preface; Receive
 }
 
@@ -102,7 +103,7 @@ func (h *Host) open(s network.Stream, peer PeerID) (Conn, error) {
 	if _, err := s.Write(appendSized(hello, own)); err != nil {
 		return nil, fmt.Errorf("%w: %w", err, blockfmt.ErrTransient)
 	}
-	return &opener{wire: over(s), host: h, peer: peer}, nil
+	return &opener{wire: over(s), host: h, peer: peer, visit: visitOf(s.Conn())}, nil
 }
 
 func (c *opener) Receive(place func(Message) []byte) (Message, error) {
@@ -110,6 +111,7 @@ func (c *opener) Receive(place func(Message) []byte) (Message, error) {
 		if err := c.check(); err != nil {
 			return Message{}, err
 		}
+		c.visit.admit() // that it is the other side's connection does not make it a stranger's
 		c.checked = true
 	}
 	return c.wire.Receive(place)
