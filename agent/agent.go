@@ -164,7 +164,7 @@ func (a *agent) startImages(ctx context.Context, stop *closers) error {
 	a.images = newImages(a.cfg, b, way)
 	a.images.discovery = discovery{dir: a.dir("images"), place: a.place, trusted: keys, log: a.cfg.Log}
 	if a.cluster != nil {
-		a.images.discovery.through = a.cluster.through
+		a.images.discovery.through, a.images.removed = a.cluster.through, a.cluster.forget
 		stop.add(a.cluster.close)
 		a.metrics.addPeers(a.cluster.node.Counters())
 	}

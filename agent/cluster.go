@@ -246,6 +246,15 @@ func (c *cluster) heartbeat() api.Heartbeat {
 	return h
 }
 
+// forget leaves the tree of an image that was removed, as soon as leaveIdle looks.
+func (c *cluster) forget(image digest.Digest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t := c.trees[image]; t != nil {
+		t.used = time.Time{}
+	}
+}
+
 // leaveIdle leaves the trees of images that were not in use for a while.
 func (c *cluster) leaveIdle(ctx context.Context) {
 	tick := time.NewTicker(max(c.cfg.TreeIdle.Duration/10, time.Second))

@@ -33,6 +33,7 @@ type Images struct {
 	readTimeout time.Duration
 	prefetch    *prefetcher
 	unpacked    func(origin, digest.Digest) // an image has no block image
+	removed     func(image digest.Digest)   // a block image is no longer here
 	log         *slog.Logger
 	finds       singleflight.Group // by source digest
 
@@ -47,7 +48,7 @@ type Images struct {
 func newImages(cfg Config, b *blobs, way erofs.Way) *Images {
 	return &Images{
 		blobs: b, mountDir: filepath.Join(cfg.State, "mounts"), way: way, readAhead: int(cfg.ReadAhead), readTimeout: cfg.ReadTimeout.Duration,
-		unpacked: func(origin, digest.Digest) {}, log: cfg.Log,
+		unpacked: func(origin, digest.Digest) {}, removed: func(digest.Digest) {}, log: cfg.Log,
 		images: map[digest.Digest]*image{}, mounts: map[digest.Digest]*mount{}, live: map[digest.Digest]bool{}, misses: map[digest.Digest]time.Time{},
 	}
 }
@@ -262,6 +263,7 @@ func (s *Images) removeUnused(candidate func(*image) bool) (removed []digest.Dig
 		}
 		delete(s.images, id)
 		s.log.Info("image removed", "ref", im.origin.Ref, "image", id)
+		s.removed(id)
 		removed, err = append(removed, id), errors.Join(err, os.RemoveAll(im.dir))
 		if im.origin.Layout != "" {
 			err = errors.Join(err, os.RemoveAll(im.origin.Layout))

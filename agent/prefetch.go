@@ -33,7 +33,10 @@ func (p *prefetcher) start(im *image) {
 	p.wg.Go(func() {
 		start := time.Now()
 		record := im.record()
-		err := p.follow(im, record)
+		_, err := p.blobs.source(im) // enters the tree, and is pushed from then on
+		if err == nil {
+			err = p.follow(im, record)
+		}
 		if err == nil && !p.inTree {
 			err = p.sweep(im, len(record) > 0)
 		}
