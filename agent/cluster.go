@@ -235,7 +235,7 @@ func (c *cluster) cutOff(cut stream.CutOff) {
 
 // heartbeat says how the agent is.
 func (c *cluster) heartbeat() api.Heartbeat {
-	h := api.Heartbeat{Agent: c.address(), Zone: c.cfg.Zone, Budget: c.cfg.Children}
+	h := api.Heartbeat{Agent: c.address(), Zone: c.cfg.Zone, Budget: c.cfg.Children, Uplink: c.node.Uplink()}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, t := range c.trees {

@@ -264,6 +264,33 @@ func TestSlowChild(t *testing.T) {
 	}
 }
 
+// TestUplink: what a node feeds tells its uplink as long as its children wait for more, and nothing otherwise.
+func TestUplink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		blob := blocktest.NewBlob(1, 8<<20, 64<<10)
+		im := image(t, blob, 1)
+		parent, store := newNode(t, stream.NodeConfig{}), newArrivals()
+		share(t, parent, stream.ShareConfig{Image: im, Store: full(t, blob)})
+		if rate := parent.Uplink(); rate != 0 {
+			t.Errorf("%d bytes/s without children", rate)
+		}
+		edge(t, newPipes(t), parent, share(t, newNode(t, stream.NodeConfig{Down: 1_000_000}), stream.ShareConfig{Image: im, Store: store}), fed)
+		for range im.Len() * 7 / 8 {
+			<-store.came
+		}
+		if rate := parent.Uplink(); rate < 900_000 || rate > 1_100_000 {
+			t.Errorf("%d bytes/s, the child takes 1,000,000", rate)
+		}
+		for range im.Len() - im.Len()*7/8 {
+			<-store.came
+		}
+		time.Sleep(time.Minute)
+		if rate := parent.Uplink(); rate != 0 {
+			t.Errorf("%d bytes/s a minute after the last block", rate)
+		}
+	})
+}
+
 // counted is a Store whose reads are counted.
 type counted struct {
 	blockfmt.Store

@@ -225,6 +225,26 @@ func (n *Node) untrack(e ender) {
 	delete(n.ends, e)
 }
 
+// Uplink returns how many bytes per second the node's children took together while they had to wait for more; 0 if no child
+// had to of late.
+func (n *Node) Uplink() int64 {
+	n.mu.Lock()
+	var edges []*edge
+	for e := range n.ends {
+		if e, ok := e.(*edge); ok {
+			edges = append(edges, e)
+		}
+	}
+	n.mu.Unlock()
+	rate := 0.0
+	for _, e := range edges {
+		e.mu.Lock()
+		rate += e.window.steady.of(time.Now())
+		e.mu.Unlock()
+	}
+	return int64(rate)
+}
+
 // share returns the share of an image, nil if there is none.
 func (n *Node) share(image digest.Digest) *Share {
 	n.mu.Lock()

@@ -11,6 +11,7 @@ type window struct {
 	size   int           // bytes
 	rate   float64       // bytes per second that arrive
 	rtt    time.Duration // the shortest; 0: not known
+	steady steady
 	probes []probe       // messages whose acknowledgement was asked for
 	acked  uint64
 }
@@ -56,6 +57,9 @@ func (w *window) measure(p probe, now time.Time) {
 		w.rtt = rtt // never forgotten: what is measured later has the push's own queue in it
 	}
 	rate := float64(w.acked-p.acked) / rtt.Seconds()
+	if p.limited {
+		w.steady.add(w.acked, now)
+	}
 	switch {
 	case rate > w.rate:
 		w.rate = rate
@@ -63,4 +67,37 @@ func (w *window) measure(p probe, now time.Time) {
 		w.rate += (rate - w.rate) / 8
 	}
 	w.size = min(max(int(w.rate*(w.rtt+w.delay).Seconds()), w.min), w.max)
+}
+
+// steady is the rate of an edge over times in which it was never idle: rate itself is for the window, and too high rather than low.
+type steady struct {
+	rate  float64   // bytes per second, of the last stretch
+	last  time.Time // when it was seen busy last
+	since time.Time // when this stretch began
+	acked uint64    // when it began
+}
+
+const (
+	steadyStretch = 500 * time.Millisecond // is measured at a time
+	steadyMemory  = 5 * time.Second        // for which a rate says something
+)
+
+// add notes that the edge was busy up to now.
+func (s *steady) add(acked uint64, now time.Time) {
+	if now.Sub(s.last) > steadyStretch { // it may have been idle in between
+		s.since, s.acked = now, acked
+	}
+	s.last = now
+	if took := now.Sub(s.since); took >= steadyStretch {
+		s.rate = float64(acked-s.acked) / took.Seconds()
+		s.since, s.acked = now, acked
+	}
+}
+
+// of returns the rate as it is known at a time, 0 if it is not.
+func (s *steady) of(now time.Time) float64 {
+	if now.Sub(s.last) > steadyMemory {
+		return 0
+	}
+	return s.rate
 }
