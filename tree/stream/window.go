@@ -12,7 +12,7 @@ type window struct {
 	rate   float64       // bytes per second that arrive
 	rtt    time.Duration // the shortest; 0: not known
 	steady steady
-	probes []probe       // messages whose acknowledgement was asked for
+	probes []probe // messages whose acknowledgement was asked for
 	acked  uint64
 }
 
