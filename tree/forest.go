@@ -245,19 +245,38 @@ func (f *Forest) Load(id ID) int {
 
 // Step corrects the role of one machine in one tree. It returns false when there is nothing to correct.
 func (f *Forest) Step() (image string, changes []Change, ok bool) {
+	image, _, changes, ok = f.Correct()
+	return image, changes, ok
+}
+
+// Correct is Step for an owner that stores members one by one: it also says whose role it was, which the changes need not name.
+func (f *Forest) Correct() (image string, id ID, changes []Change, ok bool) {
 	for len(f.queue) > 0 {
 		m := f.queue[0]
 		if image, role, ok := f.misplaced(m); ok {
 			changes, err := f.trees[image].SetRole(m.ID, role)
 			if err == nil {
 				f.watch(changes)
-				return image, changes, true
+				return image, m.ID, changes, true
 			}
 		}
 		m.queued = false
 		f.queue = f.queue[1:]
 	}
-	return "", nil, false
+	return "", Registry, nil, false
+}
+
+// Drop forgets the tree of an image that another owner has taken over, and leaves its members' machines as they are.
+func (f *Forest) Drop(image string) {
+	t := f.trees[image]
+	if t == nil {
+		return
+	}
+	for _, n := range t.nodes {
+		n.machine.load -= n.children()
+		delete(n.machine.nodes, image)
+	}
+	delete(f.trees, image)
 }
 
 // misplaced finds a role that a machine should not have, and the one it should.

@@ -379,3 +379,49 @@ func (w *wood) arity() int {
 	}
 	return 0
 }
+
+// What an owner gives up counts for its machines no more; the tree goes on elsewhere, and may come back with a new term.
+func TestDroppedTreesDoNotCount(t *testing.T) {
+	f := newForest(t, tree.ForestConfig{})
+	for _, id := range []tree.ID{"a", "b", "c", "d"} {
+		enter(t, f, "lost", id)
+		enter(t, f, "kept", id)
+	}
+	before := f.Load("a")
+	snap := f.Tree("lost").Snapshot()
+	f.Drop("lost")
+	f.Drop("lost")
+	if err := f.Check(); err != nil {
+		t.Error(err)
+	}
+	if f.Tree("lost") != nil || !slices.Equal(f.Images("a"), []string{"kept"}) {
+		t.Errorf("a is in %v", f.Images("a"))
+	}
+	if err := f.Adopt("lost", snap, 7); err != nil {
+		t.Fatal(err)
+	}
+	if f.Load("a") != before {
+		t.Errorf("a feeds %d, before %d", f.Load("a"), before)
+	}
+	if err := f.Check(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Whoever stores members one by one hears whose role was corrected, also when no attachment changed.
+func TestCorrectNamesTheMember(t *testing.T) {
+	f := newForest(t, tree.ForestConfig{})
+	for _, id := range []tree.ID{"a", "b", "c", "d", "e"} {
+		enter(t, f, "image", id)
+	}
+	if err := f.SetMachine(tree.Machine{ID: "c", Draining: true}); err != nil {
+		t.Fatal(err)
+	}
+	image, id, _, ok := f.Correct()
+	if m, _ := f.Tree("image").Member("c"); !ok || image != "image" || id != "c" || m.Role != tree.RoleLeaf {
+		t.Errorf("%s %s %t, c is %v", image, id, ok, m.Role)
+	}
+	if _, _, _, ok := f.Correct(); ok {
+		t.Error("there is more to correct")
+	}
+}
