@@ -47,14 +47,16 @@ var rules = []rule{
 	{"scheduler/api", nil, "what agent and scheduler share"},
 	{"scheduler/placement", []string{"scheduler/api", "tree"}, "pure policy"},
 	{"scheduler/trigger", []string{"scheduler/api", "tree"}, "pure policy"},
-	{"scheduler/store", []string{"scheduler/api", "tree"}, "state of the control plane"},
+	{"scheduler/store", nil, "keys and values, whatever the scheduler keeps in them"},
+	{"scheduler/store/etcd", []string{"scheduler/store"}, "a Store"},
+	{"scheduler/store/storetest", []string{"scheduler/store"}, "judges every Store, so it may know none of them"},
 	{"scheduler/ui", []string{"scheduler/api", "tree"}, "looks at the API"},
 	{"cmd/xylem", []string{"..."}, "flags -> Config -> Run"},
 	{"hack", []string{"..."}, "tools of the developers, never shipped"},
 }
 
 // Test files may also use the conformance suites, and build real input with the formats.
-var testsMay = []string{"blockfmt/...", "fuse/fusetest", "tree/stream/streamtest"}
+var testsMay = []string{"blockfmt/...", "fuse/fusetest", "tree/stream/streamtest", "scheduler/store/storetest"}
 
 // Words that say what a package is made of, not what it does.
 var badNames = []string{"util", "utils", "common", "types", "helper", "helpers", "manager", "base", "misc"}
