@@ -88,3 +88,10 @@ type TreeMember struct {
 	Total   []int    `json:"total"`
 	Rates   []int64  `json:"rates"`
 }
+
+// TreeInfo says which tree is where.
+type TreeInfo struct {
+	Image digest.Digest `json:"image"`
+	Ref   string        `json:"ref,omitempty"`
+	Owner string        `json:"owner"` // URL of the scheduler; it may have died, and nobody taken the tree over yet
+}
