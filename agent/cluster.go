@@ -124,7 +124,10 @@ func (c *cluster) run(ctx context.Context) error {
 			return nil // host.Run says why
 		}
 		c.cfg.Log.Info("feeds others", "peer", c.host.ID(), "addresses", c.address().Addrs)
-		return c.client.Run(ctx)
+		if err := c.client.Run(ctx); err != nil {
+			c.cfg.Log.Error("the agent is in no cluster and reads registries only", "err", err)
+		}
+		return nil
 	})
 	g.Go(func() error { c.leaveIdle(ctx); return nil })
 	return g.Wait()

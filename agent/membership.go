@@ -44,7 +44,9 @@ func (t *membership) has(d digest.Digest) bool { return d == t.image || d == hea
 
 // openHead returns from with what is needed to mount an image coming through the tree.
 func (t *membership) openHead(ctx context.Context, manifest ocispec.Manifest, from place) (place, error) {
-	stripes := t.cluster.client.WaitStripes(ctx)
+	wait, stop := context.WithTimeout(ctx, grace)
+	defer stop()
+	stripes := t.cluster.client.WaitStripes(wait)
 	if stripes == 0 {
 		return from, nil
 	}

@@ -51,6 +51,7 @@ type Client struct {
 	cfg     ClientConfig
 	id      *identity
 	stripes atomic.Int32
+	tried   settled
 	beat    chan struct{}
 
 	mu      sync.Mutex
@@ -101,7 +102,8 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if err := id.load(cfg.Token); err != nil {
 		cfg.Log.Warn("the certificate of a former run is of no use", "err", err)
 	}
-	return &Client{cfg: cfg, id: id, known: known, links: map[string]*link{}, wants: map[digest.Digest]*want{}, beat: make(chan struct{}, 1)}, nil
+	return &Client{cfg: cfg, id: id, known: known, links: map[string]*link{}, wants: map[digest.Digest]*want{},
+		beat: make(chan struct{}, 1), tried: settled{done: make(chan struct{})}}, nil
 }
 
 // Run joins the cluster if the agent has no certificate, and keeps sessions until ctx ends; then it returns nil. The only error
@@ -146,6 +148,9 @@ func (c *Client) join(ctx context.Context) error {
 			}
 			c.cfg.Log.Info("joined the cluster", "scheduler", url, "peer", c.id.peer)
 			break
+		}
+		if !c.id.valid(time.Now()) {
+			c.tried.set()
 		}
 	}
 	return nil

@@ -155,6 +155,7 @@ func (l *link) greet(h Hello) error {
 	}
 	l.hello = h
 	l.client.stripes.Store(int32(h.Stripes))
+	l.client.tried.set()
 	l.client.learn(h.Schedulers)
 	l.client.revoke(h.Revoked)
 	l.client.cfg.Log.Debug("session with scheduler", "scheduler", l.url)
@@ -209,6 +210,7 @@ func (c *Client) stayHome(ctx context.Context) {
 				break
 			}
 		}
+		c.tried.set()
 		if c.id.valid(time.Now()) || c.cfg.Token == "" {
 			pause.wait(ctx)
 		} else if err := c.join(ctx); err != nil {
