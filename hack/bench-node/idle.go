@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
+	"github.com/xylem-project/xylem/hack/figures"
 	"github.com/xylem-project/xylem/hack/nodelab"
 )
 
@@ -45,7 +46,7 @@ func (b *bench) idle(ctx context.Context) error {
 		}
 		rss = append(rss, float64(n))
 	}
-	b.add(nodelab.Summary("agent_rss_idle_bytes", "B", rss))
+	b.add(figures.Summary("agent_rss_idle_bytes", "B", rss))
 	return nil
 }
 

@@ -19,6 +19,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/xylem-project/xylem/hack/demoimage"
+	"github.com/xylem-project/xylem/hack/figures"
 	"github.com/xylem-project/xylem/hack/nodelab"
 )
 
@@ -58,19 +59,19 @@ func run(ctx context.Context, opts options) (err error) {
 		}
 		err = errors.Join(err, lab.Close())
 	}()
-	b := bench{lab: lab, image: image, rounds: opts.rounds, result: map[string]nodelab.Figure{}}
+	b := bench{lab: lab, image: image, rounds: opts.rounds, result: map[string]figures.Figure{}}
 	if err := b.all(ctx); err != nil {
 		return err
 	}
-	figures := b.figures()
-	fmt.Printf("\n%s\n", table(figures))
-	if err := nodelab.WriteFigures(opts.out, figures); err != nil {
+	measured := figures.InOrder(rows, b.result)
+	fmt.Printf("\n%s\n", figures.Table(rows, measured))
+	if err := figures.WriteFigures(opts.out, measured); err != nil {
 		return err
 	}
 	if opts.doc == "" {
 		return nil
 	}
-	return rewriteDoc(opts.doc, table(figures), time.Now())
+	return figures.RewriteDoc(opts.doc, "bench-node", figures.Table(rows, measured), time.Now())
 }
 
 // bench is one run of all measurements, in the order in which they need each other.
@@ -79,12 +80,12 @@ type bench struct {
 	image  *demoimage.Image
 	source v1.Image // the same, to be pushed
 	rounds int
-	result map[string]nodelab.Figure
+	result map[string]figures.Figure
 
 	plain, profiled string // references: converted without and with a profile
 }
 
-func (b *bench) add(figures ...nodelab.Figure) {
+func (b *bench) add(figures ...figures.Figure) {
 	for _, f := range figures {
 		b.result[f.Name] = f
 		b.lab.Logf("%s: %.4g %s (%d: %.4g to %.4g)", f.Name, f.Value, f.Unit, f.N, f.Min, f.Max)
@@ -121,7 +122,7 @@ func (b *bench) convert(ctx context.Context) error {
 		seconds = append(seconds, c.Time.Seconds())
 		rss = append(rss, float64(c.RSS))
 	}
-	b.add(nodelab.Summary("convert_seconds", "s", seconds), nodelab.Summary("convert_rss_bytes", "B", rss))
+	b.add(figures.Summary("convert_seconds", "s", seconds), figures.Summary("convert_rss_bytes", "B", rss))
 	return nil
 }
 
@@ -158,20 +159,20 @@ func (b *bench) starts(ctx context.Context) error {
 		return err
 	}
 	overlayfs, plain, profiled := measured[0], measured[1], measured[2]
-	seconds := nodelab.Seconds
+	seconds := figures.Seconds
 	b.add(
-		nodelab.Summary("overlayfs_cold_seconds", "s", seconds(overlayfs.Cold)),
-		nodelab.Summary("cold_seconds", "s", seconds(plain.Cold)),
-		nodelab.Ratio("cold_vs_overlayfs", seconds(plain.Cold), seconds(overlayfs.Cold)),
-		nodelab.Ratio("cold_vs_warm_native", seconds(plain.Cold), seconds(native)),
-		nodelab.Summary("cold_seconds_profiled", "s", seconds(profiled.Cold)),
-		nodelab.Ratio("cold_vs_overlayfs_profiled", seconds(profiled.Cold), seconds(overlayfs.Cold)),
-		nodelab.Summary("overlayfs_warm_seconds", "s", seconds(overlayfs.Warm)),
-		nodelab.Summary("warm_seconds", "s", seconds(plain.Warm)),
-		nodelab.Ratio("warm_vs_overlayfs", seconds(plain.Warm), seconds(overlayfs.Warm)),
-		nodelab.Summary("native_warm_seconds", "s", seconds(native)),
-		nodelab.Ratio("fetched_fraction", plain.Fetched, repeat(size, len(plain.Fetched))),
-		nodelab.Ratio("fetched_fraction_profiled", profiled.Fetched, repeat(size, len(profiled.Fetched))),
+		figures.Summary("overlayfs_cold_seconds", "s", seconds(overlayfs.Cold)),
+		figures.Summary("cold_seconds", "s", seconds(plain.Cold)),
+		figures.Ratio("cold_vs_overlayfs", seconds(plain.Cold), seconds(overlayfs.Cold)),
+		figures.Ratio("cold_vs_warm_native", seconds(plain.Cold), seconds(native)),
+		figures.Summary("cold_seconds_profiled", "s", seconds(profiled.Cold)),
+		figures.Ratio("cold_vs_overlayfs_profiled", seconds(profiled.Cold), seconds(overlayfs.Cold)),
+		figures.Summary("overlayfs_warm_seconds", "s", seconds(overlayfs.Warm)),
+		figures.Summary("warm_seconds", "s", seconds(plain.Warm)),
+		figures.Ratio("warm_vs_overlayfs", seconds(plain.Warm), seconds(overlayfs.Warm)),
+		figures.Summary("native_warm_seconds", "s", seconds(native)),
+		figures.Ratio("fetched_fraction", plain.Fetched, repeat(size, len(plain.Fetched))),
+		figures.Ratio("fetched_fraction_profiled", profiled.Fetched, repeat(size, len(profiled.Fetched))),
 	)
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/xylem-project/xylem/hack/figures"
 	"github.com/xylem-project/xylem/hack/nodelab"
 )
 
@@ -111,14 +112,14 @@ func (b *bench) reads(ctx context.Context) (err error) {
 		}
 	}
 	b.add(
-		nodelab.Summary("agent_rss_read_bytes", "B", r.rss),
-		nodelab.Summary("read_first_seconds", "s", r.first),
-		nodelab.Summary("erofs_read_cold_seconds", "s", r.native.cold),
-		nodelab.Summary("erofs_read_warm_seconds", "s", r.native.warm),
-		nodelab.Ratio("read_warm_vs_erofs", r.native.warm, r.sameMount.warm),
-		nodelab.Ratio("read_cold_vs_erofs", r.native.cold, r.sameMount.cold),
-		nodelab.Ratio("read_warm_vs_erofs_remounted", r.nativeAgain.warm, r.newMount.warm),
-		nodelab.Ratio("read_cold_vs_erofs_remounted", r.nativeAgain.cold, r.newMount.cold),
+		figures.Summary("agent_rss_read_bytes", "B", r.rss),
+		figures.Summary("read_first_seconds", "s", r.first),
+		figures.Summary("erofs_read_cold_seconds", "s", r.native.cold),
+		figures.Summary("erofs_read_warm_seconds", "s", r.native.warm),
+		figures.Ratio("read_warm_vs_erofs", r.native.warm, r.sameMount.warm),
+		figures.Ratio("read_cold_vs_erofs", r.native.cold, r.sameMount.cold),
+		figures.Ratio("read_warm_vs_erofs_remounted", r.nativeAgain.warm, r.newMount.warm),
+		figures.Ratio("read_cold_vs_erofs_remounted", r.nativeAgain.cold, r.newMount.cold),
 	)
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/xylem-project/xylem/hack/demoimage"
+	"github.com/xylem-project/xylem/hack/figures"
 	"github.com/xylem-project/xylem/hack/nodelab"
 )
 
@@ -85,7 +86,7 @@ func run(ctx context.Context, opts options) (err error) {
 	}
 	r.overlayfs, r.xylem, r.profiled = measured[0], measured[1], measured[2]
 	r.print(os.Stdout)
-	return nodelab.WriteFigures(opts.out, r.figures())
+	return figures.WriteFigures(opts.out, r.figures())
 }
 
 // profile records a start of the image ref, and returns the reference of a copy that is laid out by it.

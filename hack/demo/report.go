@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/xylem-project/xylem/hack/demoimage"
+	"github.com/xylem-project/xylem/hack/figures"
 	"github.com/xylem-project/xylem/hack/nodelab"
 )
 
@@ -18,30 +19,30 @@ type report struct {
 	profiled         nodelab.Measured // xylem, laid out by a startup profile
 }
 
-func (r *report) figures() []nodelab.Figure {
-	seconds := func(name string, t []time.Duration) nodelab.Figure {
-		return nodelab.Summary(name, "s", nodelab.Seconds(t))
+func (r *report) figures() []figures.Figure {
+	seconds := func(name string, t []time.Duration) figures.Figure {
+		return figures.Summary(name, "s", figures.Seconds(t))
 	}
-	return []nodelab.Figure{
+	return []figures.Figure{
 		seconds("cold_seconds_overlayfs", r.overlayfs.Cold),
 		seconds("cold_seconds", r.xylem.Cold),
-		nodelab.Ratio("cold_vs_overlayfs", nodelab.Seconds(r.xylem.Cold), nodelab.Seconds(r.overlayfs.Cold)),
+		figures.Ratio("cold_vs_overlayfs", figures.Seconds(r.xylem.Cold), figures.Seconds(r.overlayfs.Cold)),
 		seconds("cold_seconds_profiled", r.profiled.Cold),
-		nodelab.Ratio("cold_vs_overlayfs_profiled", nodelab.Seconds(r.profiled.Cold), nodelab.Seconds(r.overlayfs.Cold)),
+		figures.Ratio("cold_vs_overlayfs_profiled", figures.Seconds(r.profiled.Cold), figures.Seconds(r.overlayfs.Cold)),
 		seconds("warm_seconds_overlayfs", r.overlayfs.Warm),
 		seconds("warm_seconds", r.xylem.Warm),
-		nodelab.Ratio("warm_vs_overlayfs", nodelab.Seconds(r.xylem.Warm), nodelab.Seconds(r.overlayfs.Warm)),
+		figures.Ratio("warm_vs_overlayfs", figures.Seconds(r.xylem.Warm), figures.Seconds(r.overlayfs.Warm)),
 		seconds("warm_seconds_profiled", r.profiled.Warm),
 		seconds("native_seconds", r.native),
-		nodelab.Summary("fetched_bytes", "B", r.xylem.Fetched),
-		nodelab.Summary("fetched_bytes_profiled", "B", r.profiled.Fetched),
-		nodelab.Summary("image_bytes", "B", []float64{float64(r.image.Stored)}),
+		figures.Summary("fetched_bytes", "B", r.xylem.Fetched),
+		figures.Summary("fetched_bytes_profiled", "B", r.profiled.Fetched),
+		figures.Summary("image_bytes", "B", []float64{float64(r.image.Stored)}),
 		seconds("convert_seconds", []time.Duration{r.conversion.Time}),
 	}
 }
 
 func (r *report) print(w io.Writer) {
-	f := map[string]nodelab.Figure{}
+	f := map[string]figures.Figure{}
 	for _, figure := range r.figures() {
 		f[figure.Name] = figure
 	}

@@ -1,4 +1,5 @@
-package nodelab
+// Package figures holds what the benchmarks and the demo print: medians of samples, result files, and the tables of docs/benchmarks.md.
+package figures
 
 import (
 	"encoding/json"
