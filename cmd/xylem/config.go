@@ -11,20 +11,20 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 	"golang.org/x/term"
-
-	"github.com/xylem-project/xylem/agent"
 )
 
-// defaultConfigFile is read if it exists and no other is named.
-const defaultConfigFile = "/etc/xylem/agent.toml"
+// Configuration files of the daemons, which are read if they exist and no other is named.
+const (
+	agentConfigFile     = "/etc/xylem/agent.toml"
+	schedulerConfigFile = "/etc/xylem/scheduler.toml"
+)
 
-// loadConfig reads the agent's configuration file, strictly: a key that does not exist is an error, because a
-// misspelt one would silently mean its default. With an empty name, the default file may be missing.
-func loadConfig(name string) (agent.Config, error) {
-	config := agent.Default()
+// loadConfig reads a daemon's configuration file over its defaults, strictly: a key that does not exist is an error, because a
+// misspelt one would silently mean its default. With an empty name, the file at otherwise is read if it exists.
+func loadConfig[T any](name, otherwise string, config T) (T, error) {
 	optional := name == ""
 	if optional {
-		name = defaultConfigFile
+		name = otherwise
 	}
 	f, err := os.Open(name)
 	if optional && errors.Is(err, fs.ErrNotExist) {
@@ -40,7 +40,7 @@ func loadConfig(name string) (agent.Config, error) {
 	return config, nil
 }
 
-func decodeConfig(r io.Reader, config *agent.Config) error {
+func decodeConfig(r io.Reader, config any) error {
 	err := toml.NewDecoder(r).DisallowUnknownFields().Decode(config)
 	var unknown *toml.StrictMissingError
 	var wrong *toml.DecodeError

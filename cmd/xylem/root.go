@@ -38,12 +38,12 @@ func newRoot(std stdio) *cobra.Command {
 	root.SetErr(std.err)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.configFile, "config", "", "configuration `file` of the agent (default "+defaultConfigFile+" if it exists)")
+	flags.StringVar(&a.configFile, "config", "", "configuration `file` of the agent (default "+agentConfigFile+" if it exists)")
 	flags.StringVar(&a.root, "root", defaults.Root, "`directory` of what survives a reboot: cache, images, keys")
 	flags.StringVar(&a.state, "state", defaults.State, "`directory` of sockets and mounts")
 	flags.TextVar(&a.logLevel, "log-level", slog.LevelInfo, "least `level` of log lines: debug, info, warn or error")
 	root.AddCommand(
-		newConvert(a), newInspect(a), newMount(a), newUnmount(a), newPull(a), newRun(a), newAgent(a), newDoctor(a), newCache(a),
+		newConvert(a), newInspect(a), newMount(a), newUnmount(a), newPull(a), newRun(a), newAgent(a), newScheduler(a), newDoctor(a), newCache(a),
 		newImages(a), newTree(a), newRecord(a), newKey(a), newVersion(a),
 	)
 	return root
@@ -52,7 +52,7 @@ func newRoot(std stdio) *cobra.Command {
 // load reads the configuration and lets the flags override it.
 func (a *app) load(cmd *cobra.Command) error {
 	a.log = newLogger(a.err, a.logLevel)
-	config, err := loadConfig(a.configFile)
+	config, err := loadConfig(a.configFile, agentConfigFile, agent.Default())
 	if err != nil {
 		return advise(err, "docs/operations.md lists every key")
 	}
