@@ -261,10 +261,11 @@ func (s *Share) older(key edgeKey, epoch uint64) (old []*edge) {
 	return old
 }
 
-// admit takes an edge in, in place of those that it supersedes.
+// admit takes an edge in, in place of those that it supersedes. A backup's edge has no place in the tree, and a child may have
+// one for each stripe, of different epochs: it supersedes nothing.
 func (s *Share) admit(e *edge) error {
 	s.mu.Lock()
-	if known := s.epochs[e.edgeKey]; e.epoch < known {
+	if known := s.epochs[e.edgeKey]; e.stripes != 0 && e.epoch < known {
 		s.mu.Unlock()
 		return fmt.Errorf("epoch %d of %s, after epoch %d: %w", e.epoch, e.child, known, ErrStale)
 	}
@@ -272,9 +273,12 @@ func (s *Share) admit(e *edge) error {
 		s.mu.Unlock()
 		return fmt.Errorf("image %s: %w", s.image.Digest(), blockfmt.ErrNotFound)
 	}
-	s.forgetEpochs()
-	s.epochs[e.edgeKey] = e.epoch
-	old := s.older(e.edgeKey, e.epoch+1) // one of the same epoch is the same edge, whose connection broke
+	var old []*edge
+	if e.stripes != 0 {
+		s.forgetEpochs()
+		s.epochs[e.edgeKey] = e.epoch
+		old = s.older(e.edgeKey, e.epoch+1) // one of the same epoch is the same edge, whose connection broke
+	}
 	s.edges = append(slices.Clip(s.edges), e)
 	s.mu.Unlock()
 	for _, o := range old {
