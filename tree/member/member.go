@@ -43,10 +43,12 @@ type Config struct {
 	// Store keeps the blocks; Recycle says that it does not hold on to their bytes (see stream.ShareConfig).
 	Store   blockfmt.Store
 	Recycle bool
-	// Origin reads blocks from the registry. Its bytes need not be verified.
+	// Origin reads blocks from the registry. Its bytes need not be verified. It should read once what is asked for twice at a
+	// time, because a root's own reads and those of its children may ask for the same block.
 	Origin blockfmt.Source
-	// Stack makes what the node reads through, and children are served from, of the store and of what comes through the tree:
-	// the node's cache and whatever belongs above it. It must keep in the store what it reads. Default: no cache.
+	// Stack makes what the node reads through of the store and of what comes through the tree: the node's cache and whatever
+	// belongs above it. It must keep in the store what it reads. It is called twice, because what children ask for is read
+	// in a stack of its own (see the package). Default: no cache.
 	Stack func(blockfmt.Store, blockfmt.Source) blockfmt.Source
 	// Order are blocks in the order in which children get them unasked, such as a startup record, by number; the others follow.
 	Order []int
@@ -107,25 +109,36 @@ func New(cfg Config) (*Member, error) {
 	}
 	m := &Member{cfg: cfg}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
-	sources := make([]blockfmt.Source, cfg.Image.StripeCount())
-	for i := range sources {
-		s := &seat{member: m, stripe: i, ladder: stream.NewLadder(cfg.Ladder)}
-		m.seats, sources[i] = append(m.seats, s), s.ladder
+	var own, relayed []blockfmt.Source
+	for i := range cfg.Image.StripeCount() {
+		s := &seat{member: m, stripe: i, ladder: stream.NewLadder(cfg.Ladder), relay: stream.NewLadder(cfg.Ladder)}
+		m.seats, own, relayed = append(m.seats, s), append(own, s.ladder), append(relayed, s.relay)
 		s.climb()
 	}
-	striped, err := stream.Striped(cfg.Image, sources...)
+	store := &announcing{Store: cfg.Store}
+	if m.blocks, err = m.stack(store, own); err != nil {
+		return nil, err
+	}
+	served, err := m.stack(store, relayed)
 	if err != nil {
 		return nil, err
 	}
-	store := &announcing{Store: cfg.Store}
-	m.blocks = cfg.Stack(store, striped)
-	m.share, err = cfg.Node.Share(stream.ShareConfig{Image: cfg.Image, Source: m.blocks, Store: cfg.Store, Recycle: cfg.Recycle,
+	m.share, err = cfg.Node.Share(stream.ShareConfig{Image: cfg.Image, Source: served, Store: cfg.Store, Recycle: cfg.Recycle,
 		Feed: func() stream.Feed { return stream.InOrder(cfg.Image.Len(), cfg.Order) }})
 	if err != nil {
 		return nil, fmt.Errorf("member: %w", err)
 	}
 	store.share = m.share
 	return m, nil
+}
+
+// stack returns what Config.Stack makes of the sources of the stripes.
+func (m *Member) stack(store blockfmt.Store, stripes []blockfmt.Source) (blockfmt.Source, error) {
+	striped, err := stream.Striped(m.cfg.Image, stripes...)
+	if err != nil {
+		return nil, err
+	}
+	return m.cfg.Stack(store, striped), nil
 }
 
 // Blocks returns what Config.Stack made: the Source that the node reads the image through.
@@ -187,7 +200,7 @@ func (m *Member) Close() error {
 	m.mu.Unlock()
 	err := m.share.Close()
 	for _, s := range m.seats {
-		err = errors.Join(err, s.ladder.Close())
+		err = errors.Join(err, s.ladder.Close(), s.relay.Close())
 	}
 	m.wg.Wait()
 	return err

@@ -6,11 +6,12 @@ import (
 	"github.com/xylem-project/xylem/tree/stream"
 )
 
-// seat is a member's place in one stripe. All fields but ladder are under Member.mu.
+// seat is a member's place in one stripe. All fields but the ladders are under Member.mu.
 type seat struct {
 	member *Member
 	stripe int
-	ladder *stream.Ladder
+	ladder *stream.Ladder // of the member's own reads
+	relay  *stream.Ladder // of what children ask for: upward only
 
 	at       Position
 	placed   bool
@@ -75,31 +76,37 @@ func (s *seat) links(old []*link, peers []stream.Address) (links []*link) {
 	return links
 }
 
-// climb sets whom reads ask, by what is known now; Member.mu is held.
+// climb sets whom reads ask, by what is known now; Member.mu is held. What a child asks for goes upward only, to the parent or, at
+// the root, to the registry: who needs a block may look sideways for it, but who did that for others could wait for them.
 func (s *seat) climb() {
-	var rungs []stream.Rung
-	add := func(name string, l *link, always bool) {
+	var up, sideways []stream.Rung
+	add := func(rungs *[]stream.Rung, name string, l *link, always bool) {
 		if l != nil {
-			rungs = append(rungs, stream.Rung{Name: name + " " + string(l.id), Source: rung{l, always}})
+			*rungs = append(*rungs, stream.Rung{Name: name + " " + string(l.id), Source: rung{l, always}})
 		}
 	}
 	origin := stream.Rung{Name: "registry", Source: s.member.cfg.Origin, Origin: true}
 	for _, c := range s.children {
-		add("child", c, false)
+		add(&up, "child", c, false)
 	}
-	add("parent", s.parent, true)
-	add("parent", s.old, true)
+	add(&up, "parent", s.parent, true)
+	add(&up, "parent", s.old, true)
 	lead := s.at.Standby && !s.parent.attached() && s.old == nil
 	switch {
-	case !s.placed:
-		origin.After = s.member.cfg.Grace
-	case !s.at.root() && !lead:
+	case s.placed && (s.at.root() || lead):
+		up = append(up, origin)
+	case s.placed:
 		for _, b := range s.backups {
-			add("backup", b, true)
+			add(&sideways, "backup", b, true)
 		}
 		origin.After = s.member.cfg.Repair
+		sideways = append(sideways, origin)
+	default:
+		origin.After = s.member.cfg.Grace
+		sideways = append(sideways, origin)
 	}
-	s.ladder.Set(append(rungs, origin)...)
+	s.relay.Set(up...)
+	s.ladder.Set(slices.Concat(up, sideways)...)
 }
 
 // up takes note that a link is attached; Member.mu is held.
