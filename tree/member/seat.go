@@ -90,7 +90,7 @@ func (s *seat) climb() {
 		add(&up, "child", c, false)
 	}
 	add(&up, "parent", s.parent, true)
-	add(&up, "parent", s.old, true)
+	add(&up, "parent", s.old, !s.at.root()) // who followed its parent as root may feed it now: only for what it has
 	lead := s.at.Standby && !s.parent.attached() && s.old == nil
 	switch {
 	case s.placed && (s.at.root() || lead):
