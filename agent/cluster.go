@@ -297,10 +297,17 @@ func (c *cluster) idle() (gone []*membership) {
 // branch is the agent in the tree with one part of an image: its head, or its blocks.
 type branch struct {
 	*member.Member
-	coalescer *fetch.Coalescer
+	reads      *fetch.Coalescer   // of this node
+	coalescers []*fetch.Coalescer // the same, what children ask for, and what is asked of the registry
 }
 
-func (b *branch) close() error { return errors.Join(b.Member.Close(), b.coalescer.Close()) }
+func (b *branch) close() error {
+	err := b.Member.Close()
+	for _, c := range b.coalescers {
+		err = errors.Join(err, c.Close())
+	}
+	return err
+}
 
 // branch joins with a part of an image, the blocks of order first; a root fetches so many of them ahead.
 func (c *cluster) branch(image *stream.Image, registry blockfmt.Source, order []int, ahead int, failed func(stream.PeerID, error)) (*branch, error) {
@@ -309,13 +316,19 @@ func (c *cluster) branch(image *stream.Image, registry blockfmt.Source, order []
 	if !c.client.Reachable() {
 		wait = 0
 	}
+	once := fetch.Coalesced(registry)
+	b.coalescers = append(b.coalescers, once)
 	var err error
 	b.Member, err = member.New(member.Config{
-		Node: c.node, Image: image, Attach: c.host.Attach, Store: c.store, Recycle: true, Origin: registry, Order: order, Ahead: ahead,
+		Node: c.node, Image: image, Attach: c.host.Attach, Store: c.store, Recycle: true, Origin: once, Order: order, Ahead: ahead,
 		Workers: c.cfg.Connections, Grace: wait, Failed: failed,
 		Stack: func(store blockfmt.Store, next blockfmt.Source) blockfmt.Source {
-			b.coalescer = fetch.Coalesced(fetch.Cached(store, next))
-			return fetch.Deadline(b.coalescer, c.cfg.ReadTimeout.Duration)
+			reads := fetch.Coalesced(fetch.Cached(store, next))
+			b.coalescers = append(b.coalescers, reads)
+			if b.reads == nil { // the node's own stack is made first
+				b.reads = reads
+			}
+			return fetch.Deadline(reads, c.cfg.ReadTimeout.Duration)
 		},
 	})
 	return b, err

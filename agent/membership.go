@@ -274,6 +274,6 @@ func (r route) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
 // Promote hurries a read that is under way in the background.
 func (r route) Promote(ref blockfmt.Ref) {
 	if body := r.tree.body.Load(); body != nil {
-		body.coalescer.Promote(ref)
+		body.reads.Promote(ref)
 	}
 }
