@@ -39,6 +39,8 @@ type Options struct {
 	PauseImage string
 	// StartTimeout bounds the time until the daemon serves. Default 30 s.
 	StartTimeout time.Duration
+	// Start starts the daemon's process, for one in a namespace. Default (*exec.Cmd).Start.
+	Start func(*exec.Cmd) error
 }
 
 // Daemon is a running containerd.
@@ -67,10 +69,13 @@ func Start(ctx context.Context, opts Options) (*Daemon, error) {
 	if opts.StartTimeout == 0 {
 		opts.StartTimeout = 30 * time.Second
 	}
+	if opts.Start == nil {
+		opts.Start = (*exec.Cmd).Start
+	}
 	if !filepath.IsAbs(opts.Dir) || len(opts.Dir) > 80 {
 		return nil, fmt.Errorf("containerd's directory %q must be absolute and at most 80 bytes long", opts.Dir)
 	}
-	d := &Daemon{Dir: opts.Dir, Address: filepath.Join(opts.Dir, "containerd.sock"), LogPath: filepath.Join(opts.Dir, "containerd.log"), opts: opts, exited: make(chan struct{})}
+	d := &Daemon{Dir: opts.Dir, Address: socket(opts.Dir), LogPath: filepath.Join(opts.Dir, "containerd.log"), opts: opts, exited: make(chan struct{})}
 	if err := d.detectVersion(ctx); err != nil {
 		return nil, err
 	}
@@ -85,6 +90,8 @@ func Start(ctx context.Context, opts Options) (*Daemon, error) {
 	}
 	return d, nil
 }
+
+func socket(dir string) string { return filepath.Join(dir, "containerd.sock") }
 
 // detectVersion asks the binary: the configuration's format depends on it.
 func (d *Daemon) detectVersion(ctx context.Context) error {
@@ -118,7 +125,7 @@ func (d *Daemon) run() error {
 		d.cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(d.opts.Binary)+":"+os.Getenv("PATH"))
 	}
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
-	if err := d.cmd.Start(); err != nil {
+	if err := d.opts.Start(d.cmd); err != nil {
 		return err
 	}
 	go func() {

@@ -38,8 +38,13 @@ func (d *Daemon) Stop() error {
 		d.removeTasks()
 		errs = append(errs, d.terminate())
 	}
-	errs = append(errs, d.killShims(), d.removeBundles(), UnmountBelow(d.Dir))
-	return errors.Join(errs...)
+	return errors.Join(append(errs, Clean(d.Dir))...)
+}
+
+// Clean removes what a daemon left that is no longer running: shims, containers, and mounts below dir, which was its Dir.
+func Clean(dir string) error {
+	d := &Daemon{Dir: dir, Address: socket(dir)}
+	return errors.Join(d.killShims(), d.removeBundles(), UnmountBelow(dir))
 }
 
 func (d *Daemon) running() bool {

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -27,6 +29,10 @@ type Config struct {
 	Dir string
 	// Log gets a line for each step. Default: none.
 	Log io.Writer
+	// Place is where the registry and the converter run. Default: this machine.
+	Place Place
+	// Listen is the registry's address there. Default: a loopback port of the kernel's choice.
+	Listen string
 }
 
 // Lab is a registry on loopback and a directory for everything else. Close ends it.
@@ -35,13 +41,14 @@ type Lab struct {
 	storage  string // the registry's blobs: another machine's disk in real life, so in memory if there is enough
 	xylem    string
 	log      io.Writer
+	place    Place
 	registry *registry
-	lock     *os.File // held while the lab lives
-	nodes    int      // ever started
+	lock     *os.File     // held while the lab lives
+	nodes    atomic.Int32 // ever started
 }
 
-// Start makes a lab and removes what labs that were killed left behind.
-func Start(ctx context.Context, cfg Config) (*Lab, error) {
+// withDefaults fills in the defaults that the fields name.
+func (cfg Config) withDefaults() Config {
 	if cfg.Xylem == "" {
 		cfg.Xylem = "bin/xylem"
 	}
@@ -51,6 +58,18 @@ func Start(ctx context.Context, cfg Config) (*Lab, error) {
 	if cfg.Log == nil {
 		cfg.Log = io.Discard
 	}
+	if cfg.Place == nil {
+		cfg.Place = here{}
+	}
+	if cfg.Listen == "" {
+		cfg.Listen = "127.0.0.1:0"
+	}
+	return cfg
+}
+
+// Start makes a lab and removes what labs that were killed left behind.
+func Start(ctx context.Context, cfg Config) (*Lab, error) {
+	cfg = cfg.withDefaults()
 	xylem, err := filepath.Abs(cfg.Xylem)
 	if err != nil {
 		return nil, err
@@ -61,11 +80,11 @@ func Start(ctx context.Context, cfg Config) (*Lab, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("containers and mounts need root")
 	}
-	l := &Lab{xylem: xylem, log: cfg.Log}
+	l := &Lab{xylem: xylem, log: cfg.Log, place: cfg.Place}
 	if err := l.makeDirs(cfg.Dir); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	if l.registry, err = startRegistry(ctx, l.dir, l.storage); err != nil {
+	if l.registry, err = l.startRegistry(ctx, cfg.Listen); err != nil {
 		return nil, errors.Join(fmt.Errorf("registry: %w", err), l.Close())
 	}
 	if err := l.makeKey(ctx); err != nil {
@@ -80,13 +99,13 @@ const (
 )
 
 func (l *Lab) makeDirs(parent string) (err error) {
-	memory := "/dev/shm"
-	if err := errors.Join(removeStale(parent), removeStale(memory)); err != nil {
+	if err := RemoveStale(parent); err != nil {
 		return err
 	}
 	if l.dir, l.lock, err = lockedDir(parent); err != nil {
 		return err
 	}
+	memory := "/dev/shm"
 	l.storage = filepath.Join(l.dir, "registry")
 	if haveMemory(memory) {
 		// Not locked itself: it belongs to the directory on disk and is removed with that one.
@@ -111,8 +130,9 @@ func lockedDir(parent string) (string, *os.File, error) {
 	return dir, lock, unix.Flock(int(lock.Fd()), unix.LOCK_EX)
 }
 
-// removeStale removes the directories of labs that were killed.
-func removeStale(parent string) error {
+// RemoveStale removes the directories in parent of labs that were killed, the registry's blobs elsewhere, and what
+// containerd left. Their processes must have ended.
+func RemoveStale(parent string) error {
 	dirs, err := filepath.Glob(filepath.Join(parent, dirPattern+"*"))
 	if err != nil {
 		return err
@@ -133,6 +153,15 @@ func removeStale(parent string) error {
 
 // removeDir removes a lab's directory, what is mounted in it, and its registry's blobs elsewhere.
 func removeDir(dir string) error {
+	daemons, err := filepath.Glob(filepath.Join(dir, "*", containerdDir))
+	if err != nil {
+		return err
+	}
+	for _, d := range daemons {
+		if err := containerdtest.Clean(d); err != nil {
+			return err
+		}
+	}
 	if err := containerdtest.UnmountBelow(dir); err != nil {
 		return err
 	}
@@ -149,19 +178,31 @@ func removeDir(dir string) error {
 func haveMemory(dir string) bool {
 	const need = 8 << 30
 	var fs unix.Statfs_t
-	var info unix.Sysinfo_t
-	if unix.Statfs(dir, &fs) != nil || unix.Sysinfo(&info) != nil {
+	if unix.Statfs(dir, &fs) != nil {
 		return false
 	}
-	available := (info.Freeram + info.Bufferram) * uint64(info.Unit)
-	return fs.Type == unix.TMPFS_MAGIC && fs.Bavail*uint64(fs.Bsize) > need && available > need
+	return fs.Type == unix.TMPFS_MAGIC && fs.Bavail*uint64(fs.Bsize) > need && availableMemory() > need
+}
+
+// availableMemory is what programs can still get, in bytes; 0 if the kernel does not say.
+func availableMemory() (bytes int64) {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		if n, _ := fmt.Sscanf(line, "MemAvailable: %d kB", &bytes); n == 1 {
+			return bytes << 10
+		}
+	}
+	return 0
 }
 
 // Close ends the registry and removes everything. The nodes must have been closed.
 func (l *Lab) Close() error {
 	var errs []error
 	if l.registry != nil {
-		errs = append(errs, l.registry.process.stop())
+		errs = append(errs, l.registry.process.Stop())
 	}
 	if l.dir != "" {
 		errs = append(errs, removeDir(l.dir))
@@ -172,8 +213,12 @@ func (l *Lab) Close() error {
 	return errors.Join(errs...)
 }
 
-// makeKey makes the converter's key, which every node of the lab trusts.
+// makeKey makes the converter's configuration and its key, which every node of the lab trusts.
 func (l *Lab) makeKey(ctx context.Context) error {
+	config := fmt.Sprintf("root = %q\n%s", l.Path("converter"), l.registryConfig())
+	if err := os.WriteFile(l.converterConfig(), []byte(config), 0o600); err != nil {
+		return err
+	}
 	public, err := l.Run(ctx, "key")
 	if err != nil {
 		return err
@@ -181,7 +226,13 @@ func (l *Lab) makeKey(ctx context.Context) error {
 	return os.WriteFile(l.publicKey(), []byte(public), 0o600)
 }
 
-func (l *Lab) publicKey() string { return l.Path("converter.pub") }
+func (l *Lab) publicKey() string       { return l.Path("converter.pub") }
+func (l *Lab) converterConfig() string { return l.Path("converter.toml") }
+
+// registryConfig is the part of a configuration file that makes the registry known, which may be on no loopback address.
+func (l *Lab) registryConfig() string {
+	return fmt.Sprintf("[registries.%q]\nplain_http = true\n", l.Host())
+}
 
 // Host of the registry, as host:port.
 func (l *Lab) Host() string { return l.registry.host }
@@ -197,6 +248,7 @@ func (l *Lab) Push(ctx context.Context, repository string, image v1.Image) (stri
 		return "", err
 	}
 	transport := remote.DefaultTransport.(*http.Transport).Clone()
+	transport.DialContext = l.place.DialContext
 	defer transport.CloseIdleConnections()
 	if err := remote.Write(tag, image, remote.WithContext(ctx), remote.WithTransport(transport)); err != nil {
 		return "", fmt.Errorf("push %s: %w", ref, err)
@@ -206,11 +258,11 @@ func (l *Lab) Push(ctx context.Context, repository string, image v1.Image) (stri
 
 // Run runs the xylem command to its end and returns its stdout, with the converter's root and key.
 func (l *Lab) Run(ctx context.Context, args ...string) (string, error) {
-	return output(l.command(ctx, args...))
+	return output(l.place, l.command(ctx, args...))
 }
 
 func (l *Lab) command(ctx context.Context, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, l.xylem, append([]string{"--root", l.Path("converter"), "--log-level", "warn"}, args...)...)
+	return exec.CommandContext(ctx, l.xylem, append([]string{"--config", l.converterConfig(), "--log-level", "warn"}, args...)...)
 }
 
 // Conversion is what a conversion cost.
@@ -233,7 +285,7 @@ func (l *Lab) Convert(ctx context.Context, ref string, args ...string) (Conversi
 func (l *Lab) Reconvert(ctx context.Context, ref, layers string, args ...string) (Conversion, error) {
 	cmd := l.command(ctx, append([]string{"convert", ref, "--cache", layers}, args...)...)
 	begin := time.Now()
-	if _, err := output(cmd); err != nil {
+	if _, err := output(l.place, cmd); err != nil {
 		return Conversion{}, err
 	}
 	usage, _ := cmd.ProcessState.SysUsage().(*unixRusage)

@@ -66,7 +66,7 @@ func (n *Node) RSS() (int64, error) {
 	if n.agent == nil {
 		return 0, errors.New("the node has no agent")
 	}
-	return treeRSS(n.agent.pid())
+	return treeRSS(n.agent.Pid())
 }
 
 func treeRSS(pid int) (int64, error) {
@@ -118,7 +118,7 @@ func WarmNative(ctx context.Context, rootfs string, argv ...string) (time.Durati
 		cmd.Dir = "/"
 		cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE=1"} // the directory is shared: read only
 		var err error
-		if took, _, err = firstLine(cmd); err != nil {
+		if took, _, err = firstLine(here{}, cmd); err != nil {
 			return 0, fmt.Errorf("without a container: %w", err)
 		}
 	}

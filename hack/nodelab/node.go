@@ -18,12 +18,18 @@ import (
 
 // NodeConfig of a Node.
 type NodeConfig struct {
+	// Name of its directory in the lab's, short. Default: n1 and so on.
+	Name string
 	// Xylem runs an agent, containerd's snapshotter "xylem". Without it, the node has containerd's own only.
 	Xylem bool
 	// AgentConfig is added to the agent's configuration file, TOML.
 	AgentConfig string
 	// Containerd and Ctr are the binaries. Default: Debian's, from PATH.
 	Containerd, Ctr string
+	// Place is where all of that runs. Default: this machine.
+	Place Place
+	// AgentOnly runs no containerd.
+	AgentOnly bool
 	// CRI serves pods, with PauseImage for their sandboxes.
 	CRI        bool
 	PauseImage string
@@ -31,17 +37,23 @@ type NodeConfig struct {
 
 // Node is a containerd of its own with an empty store and, if wanted, an agent with an empty cache.
 type Node struct {
-	Containerd *containerdtest.Daemon
+	Containerd *containerdtest.Daemon // nil with AgentOnly, and while the node is down
 
 	lab   *Lab
+	cfg   NodeConfig
 	dir   string
-	agent *process // or nil
+	agent *Process // or nil
 }
 
 // Node starts one. The caller closes it before the lab.
 func (l *Lab) Node(ctx context.Context, cfg NodeConfig) (_ *Node, err error) {
-	l.nodes++
-	n := &Node{lab: l, dir: l.Path(fmt.Sprintf("n%d", l.nodes))}
+	if cfg.Place == nil {
+		cfg.Place = here{}
+	}
+	if cfg.Name == "" {
+		cfg.Name = fmt.Sprintf("n%d", l.nodes.Add(1))
+	}
+	n := &Node{lab: l, cfg: cfg, dir: l.Path(cfg.Name)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.Close())
@@ -50,39 +62,77 @@ func (l *Lab) Node(ctx context.Context, cfg NodeConfig) (_ *Node, err error) {
 	if err := os.Mkdir(n.dir, 0o711); err != nil {
 		return nil, err
 	}
-	opts := containerdtest.Options{
-		Dir: filepath.Join(n.dir, "c"), Registries: []string{l.Host()}, Binary: cfg.Containerd, Ctr: cfg.Ctr, CRI: cfg.CRI, PauseImage: cfg.PauseImage,
-	}
-	if cfg.Xylem {
-		if err := n.startAgent(ctx, cfg.AgentConfig); err != nil {
-			return nil, err
-		}
-		opts.Snapshotter = filepath.Join(n.State(), "agent.sock")
-	}
-	if n.Containerd, err = containerdtest.Start(ctx, opts); err != nil {
+	if err := n.Boot(ctx); err != nil {
 		return nil, err
 	}
 	return n, nil
+}
+
+// containerdDir is containerd's directory in the node's.
+const containerdDir = "c"
+
+// Boot starts the node's daemons on what they left in their directories: after Down, or after KillAgent.
+func (n *Node) Boot(ctx context.Context) (err error) {
+	opts := containerdtest.Options{
+		Dir: filepath.Join(n.dir, containerdDir), Registries: []string{n.lab.Host()}, Binary: n.cfg.Containerd, Ctr: n.cfg.Ctr,
+		CRI: n.cfg.CRI, PauseImage: n.cfg.PauseImage, Start: n.cfg.Place.Start,
+	}
+	if n.cfg.Xylem {
+		opts.Snapshotter = filepath.Join(n.State(), "agent.sock")
+		if n.agent == nil {
+			if err := n.startAgent(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	if n.cfg.AgentOnly || n.Containerd != nil {
+		return nil
+	}
+	n.Containerd, err = containerdtest.Start(ctx, opts)
+	return err
+}
+
+// KillAgent ends the agent like a crash, by SIGKILL. What it started lives on.
+func (n *Node) KillAgent() error {
+	err := n.agent.Kill()
+	n.agent = nil
+	return err
+}
+
+// Down takes note that everything on the node was killed, as when its power fails: it waits for the daemons and removes the mounts.
+func (n *Node) Down(ctx context.Context) error {
+	var errs []error
+	if n.agent != nil {
+		errs = append(errs, n.agent.Wait(ctx))
+		n.agent = nil
+	}
+	if n.Containerd != nil {
+		errs = append(errs, n.Containerd.Stop())
+		n.Containerd = nil
+	}
+	return errors.Join(append(errs, containerdtest.UnmountBelow(n.dir))...)
 }
 
 // Root and State are the agent's directories.
 func (n *Node) Root() string  { return filepath.Join(n.dir, "r") }
 func (n *Node) State() string { return filepath.Join(n.dir, "s") }
 
-func (n *Node) configFile() string { return filepath.Join(n.dir, "agent.toml") }
+// ConfigFile is the agent's configuration, which commands of xylem for this node read too.
+func (n *Node) ConfigFile() string { return filepath.Join(n.dir, "agent.toml") }
 
 // startAgent runs `xylem agent` until its snapshotter answers.
-func (n *Node) startAgent(ctx context.Context, extra string) error {
-	config := fmt.Sprintf("root = %q\nstate = %q\nadmin = \"\"\ntrusted_keys = [%q]\n%s\n", n.Root(), n.State(), n.lab.publicKey(), extra)
-	if err := os.WriteFile(n.configFile(), []byte(config), 0o600); err != nil {
+func (n *Node) startAgent(ctx context.Context) error {
+	config := fmt.Sprintf("root = %q\nstate = %q\nadmin = \"\"\ntrusted_keys = [%q]\n%s\n%s", n.Root(), n.State(), n.lab.publicKey(),
+		n.cfg.AgentConfig, n.lab.registryConfig())
+	if err := os.WriteFile(n.ConfigFile(), []byte(config), 0o600); err != nil {
 		return err
 	}
 	var err error
-	n.agent, err = startProcess(n.AgentLog(), exec.Command(n.lab.xylem, "--config", n.configFile(), "agent"))
+	n.agent, err = StartProcess(n.cfg.Place, n.AgentLog(), exec.Command(n.lab.xylem, "--config", n.ConfigFile(), "agent"))
 	if err != nil {
 		return err
 	}
-	return n.agent.poll(ctx, 20*time.Second, func() error {
+	return n.agent.Poll(ctx, 20*time.Second, func() error {
 		_, err := n.Metrics(ctx)
 		return err
 	})
@@ -98,14 +148,14 @@ func (n *Node) Close() error {
 		errs = append(errs, n.Containerd.Stop())
 	}
 	if n.agent != nil {
-		errs = append(errs, n.agent.stop())
+		errs = append(errs, n.agent.Stop())
 	}
 	return errors.Join(append(errs, containerdtest.UnmountBelow(n.dir), os.RemoveAll(n.dir))...)
 }
 
 // Xylem runs the xylem command on the node and returns its stdout.
 func (n *Node) Xylem(ctx context.Context, args ...string) (string, error) {
-	return output(exec.CommandContext(ctx, n.lab.xylem, append([]string{"--config", n.configFile(), "--log-level", "warn"}, args...)...))
+	return output(n.cfg.Place, exec.CommandContext(ctx, n.lab.xylem, append([]string{"--config", n.ConfigFile(), "--log-level", "warn"}, args...)...))
 }
 
 // AgentLogTail returns the end of the agent's log, for error messages.
@@ -120,7 +170,7 @@ func (n *Node) command(ctx context.Context, name, snapshotter, ref string, args 
 
 // Pull pulls an image with `xylem pull`.
 func (n *Node) Pull(ctx context.Context, snapshotter, ref string) error {
-	_, err := output(n.command(ctx, "pull", snapshotter, ref))
+	_, err := output(n.cfg.Place, n.command(ctx, "pull", snapshotter, ref))
 	return n.explain(err)
 }
 
@@ -128,7 +178,7 @@ func (n *Node) Pull(ctx context.Context, snapshotter, ref string) error {
 // from the command's start to the first line that the container's program prints, once the program has ended. The
 // command is the same for every snapshotter, so what differs is the snapshotter.
 func (n *Node) Run(ctx context.Context, snapshotter, ref string, args ...string) (time.Duration, string, error) {
-	took, line, err := firstLine(n.command(ctx, "run", snapshotter, ref, args...))
+	took, line, err := firstLine(n.cfg.Place, n.command(ctx, "run", snapshotter, ref, args...))
 	return took, line, n.explain(err)
 }
 
@@ -149,8 +199,8 @@ func (n *Node) Cold(ctx context.Context, snapshotter, ref string) (time.Duration
 	return took, err
 }
 
-// firstLine runs a command to its end and returns when its first line came, after its start, and the line.
-func firstLine(cmd *exec.Cmd) (took time.Duration, line string, err error) {
+// firstLine runs a command at a place to its end and returns when its first line came, after its start, and the line.
+func firstLine(place Place, cmd *exec.Cmd) (took time.Duration, line string, err error) {
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()
@@ -158,7 +208,7 @@ func firstLine(cmd *exec.Cmd) (took time.Duration, line string, err error) {
 		return 0, "", err
 	}
 	begin := time.Now()
-	if err := cmd.Start(); err != nil {
+	if err := place.Start(cmd); err != nil {
 		return 0, "", err
 	}
 	r := bufio.NewReader(out)

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// poll calls check every few milliseconds until it succeeds, p exits, ctx ends or the timeout is over.
-func (p *process) poll(ctx context.Context, timeout time.Duration, check func() error) error {
+// Poll calls check every few milliseconds until it succeeds, p exits, ctx ends or the timeout is over.
+func (p *Process) Poll(ctx context.Context, timeout time.Duration, check func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)

@@ -8,40 +8,39 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 )
 
-// registry is Debian's docker-registry on a loopback port of the kernel's choice.
+// registry is Debian's docker-registry.
 type registry struct {
-	process *process
+	process *Process
 	host    string // host:port
 }
 
 const registryConfig = `version: 0.1
 log: {level: info, formatter: json, accesslog: {disabled: true}}
 storage: {filesystem: {rootdirectory: %q}, delete: {enabled: true}}
-http: {addr: "127.0.0.1:0", secret: lab}
+http: {addr: %q, secret: lab}
 `
 
-// startRegistry keeps the registry's blobs in storage and its configuration and log in dir.
-func startRegistry(ctx context.Context, dir, storage string) (*registry, error) {
-	config := filepath.Join(dir, "registry.yml")
-	if err := os.WriteFile(config, fmt.Appendf(nil, registryConfig, storage), 0o600); err != nil {
+// startRegistry runs it at an address of the lab's place.
+func (l *Lab) startRegistry(ctx context.Context, listen string) (*registry, error) {
+	config := l.Path("registry.yml")
+	if err := os.WriteFile(config, fmt.Appendf(nil, registryConfig, l.storage, listen), 0o600); err != nil {
 		return nil, err
 	}
-	p, err := startProcess(filepath.Join(dir, "registry.log"), exec.Command("docker-registry", "serve", config))
+	p, err := StartProcess(l.place, l.Path("registry.log"), exec.Command("docker-registry", "serve", config))
 	if err != nil {
 		return nil, err
 	}
 	r := &registry{process: p}
-	err = p.poll(ctx, 20*time.Second, func() error {
+	err = p.Poll(ctx, 20*time.Second, func() error {
 		r.host, err = listeningOn(p.log)
 		return err
 	})
 	if err != nil {
-		return nil, errors.Join(err, p.stop())
+		return nil, errors.Join(err, p.Stop())
 	}
 	return r, nil
 }

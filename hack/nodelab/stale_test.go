@@ -12,7 +12,7 @@ func TestStaleLabIsRemoved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := removeStale(parent); err != nil {
+	if err := RemoveStale(parent); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(stale); err != nil {
@@ -21,7 +21,7 @@ func TestStaleLabIsRemoved(t *testing.T) {
 	if err := lock.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := removeStale(parent); err != nil {
+	if err := RemoveStale(parent); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(stale); !os.IsNotExist(err) {

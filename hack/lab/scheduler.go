@@ -1,0 +1,78 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/xylem-project/xylem/hack/nodelab"
+)
+
+// The ports of the cluster inside a lab.
+const (
+	registryPort  = 5000
+	schedulerPort = 9760
+	peerPort      = 9752
+)
+
+// controlPlane is the lab's scheduler. This file is all that the lab knows of its command line and of how agents join.
+type controlPlane struct {
+	host    *Host
+	xylem   string // binary
+	dir     string
+	process *nodelab.Process // or nil
+}
+
+func (c *controlPlane) url() string {
+	return "https://" + netip.AddrPortFrom(c.host.Addr, schedulerPort).String()
+}
+
+func (c *controlPlane) joinToken() string { return filepath.Join(c.dir, "r", "join-token") }
+
+// start runs `xylem scheduler` until agents can join.
+func (c *controlPlane) start(ctx context.Context) error {
+	if err := os.MkdirAll(c.dir, 0o700); err != nil {
+		return err
+	}
+	var err error
+	c.process, err = c.host.Daemon("scheduler", exec.Command(c.xylem, "scheduler", "--root", filepath.Join(c.dir, "r"), "--state", filepath.Join(c.dir, "s"),
+		"--listen", netip.AddrPortFrom(c.host.Addr, schedulerPort).String(), "--advertise", c.url()))
+	if err != nil {
+		return err
+	}
+	return c.process.Poll(ctx, 30*time.Second, func() error {
+		if _, err := os.Stat(c.joinToken()); err != nil {
+			return err
+		}
+		conn, err := c.host.DialContext(ctx, "tcp4", netip.AddrPortFrom(c.host.Addr, schedulerPort).String())
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+}
+
+func (c *controlPlane) kill() error {
+	err := c.process.Kill()
+	c.process = nil
+	return err
+}
+
+func (c *controlPlane) stop() error {
+	if c == nil || c.process == nil {
+		return nil
+	}
+	return c.process.Stop()
+}
+
+// agentConfig is the part of a host's agent configuration that makes it a member of the cluster.
+func (c *controlPlane) agentConfig(h *Host) string {
+	if c == nil {
+		return ""
+	}
+	return fmt.Sprintf("schedulers = [%q]\njoin_token_file = %q\nlisten = %q\n", c.url(), c.joinToken(), netip.AddrPortFrom(h.Addr, peerPort))
+}
