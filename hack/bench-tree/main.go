@@ -112,7 +112,9 @@ func (b *bench) add(list ...figures.Figure) {
 }
 
 // hop measures one edge between two processes.
-func (b *bench) hop(ctx context.Context) error { return b.program(ctx, "run", "./hack/bench-hop", "-out") }
+func (b *bench) hop(ctx context.Context) error {
+	return b.program(ctx, "run", "./hack/bench-hop", "-out")
+}
 
 // simulation measures a thousand agents on virtual time.
 func (b *bench) simulation(ctx context.Context) error {

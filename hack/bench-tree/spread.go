@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -61,11 +62,9 @@ func (b *bench) up(ctx context.Context, hosts, stripes int, link lab.Link) (_ *f
 	if f.ref, err = l.Services.Push(ctx, "python:1", python); err != nil {
 		return nil, err
 	}
-	layout := l.Services.Path("layers")
 	if _, err := l.Services.Convert(ctx, f.ref, "--push"); err != nil {
 		return nil, err
 	}
-	_ = layout
 	f.blocks, err = f.size(ctx)
 	return f, err
 }
@@ -73,13 +72,15 @@ func (b *bench) up(ctx context.Context, hosts, stripes int, link lab.Link) (_ *f
 // size returns the stored bytes of the block image, as `xylem inspect` tells them.
 func (f *fleet) size(ctx context.Context) (int64, error) {
 	var info struct {
-		StoredBytes int64 `json:"stored_bytes"`
+		StoredBytes   int64 `json:"storedBytes"`
+		MetadataBytes int64 `json:"metadataBytes"`
 	}
 	out, err := f.Services.Run(ctx, "inspect", "--output", "json", f.ref)
 	if err != nil {
 		return 0, err
 	}
-	return info.StoredBytes, unmarshal(out, &info)
+	err = json.Unmarshal([]byte(out), &info)
+	return info.StoredBytes + info.MetadataBytes, err
 }
 
 // mount mounts the image on all hosts at the same moment.
@@ -130,6 +131,22 @@ func full(ctx context.Context, timeout time.Duration, hosts ...*lab.Host) error 
 		})
 	}
 	return g.Wait()
+}
+
+// poll asks ten times a second until the answer is yes.
+func poll(ctx context.Context, done func() (bool, error)) error {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if ok, err := done(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // lowerBound is the least time in which n hosts can have so many bytes, all links and the registry's being alike.

@@ -32,8 +32,9 @@ type Config struct {
 	Containerd bool
 	// ContainerdBinary and Ctr are its binaries. Default: Debian's.
 	ContainerdBinary, Ctr string
-	// Scheduler runs a scheduler, which the agents join.
+	// Scheduler runs a scheduler, which the agents join, and whose trees have so many Stripes. Default: the scheduler's.
 	Scheduler bool
+	Stripes   int
 	// Xylem is the binary under test. Default "bin/xylem".
 	Xylem string
 	// Dir is where the lab makes its directory, in which the paths of sockets must stay short. Default /var/tmp.
@@ -160,7 +161,7 @@ func (l *Lab) addHosts() {
 	l.net = &network{id: l.state.ID}
 	l.registry = l.addHost(registryName, registryAddr)
 	if l.cfg.Scheduler {
-		l.scheduler = &controlPlane{
+		l.scheduler = &controlPlane{stripes: l.cfg.Stripes,
 			host: l.addHost(schedulerName, schedulerAddr), xylem: l.cfg.Xylem, dir: filepath.Join(l.state.Dir, schedulerName),
 		}
 	}

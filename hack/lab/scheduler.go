@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/xylem-project/xylem/hack/nodelab"
@@ -24,6 +25,7 @@ type controlPlane struct {
 	host    *Host
 	xylem   string // binary
 	dir     string
+	stripes int              // 0: the scheduler's default
 	process *nodelab.Process // or nil
 }
 
@@ -38,9 +40,13 @@ func (c *controlPlane) start(ctx context.Context) error {
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return err
 	}
+	args := []string{"scheduler", "--root", filepath.Join(c.dir, "r"), "--state", filepath.Join(c.dir, "s"),
+		"--listen", netip.AddrPortFrom(c.host.Addr, schedulerPort).String(), "--advertise", c.url(), "--admin", ""}
+	if c.stripes != 0 {
+		args = append(args, "--stripes", strconv.Itoa(c.stripes))
+	}
 	var err error
-	c.process, err = c.host.Daemon("scheduler", exec.Command(c.xylem, "scheduler", "--root", filepath.Join(c.dir, "r"), "--state", filepath.Join(c.dir, "s"),
-		"--listen", netip.AddrPortFrom(c.host.Addr, schedulerPort).String(), "--advertise", c.url()))
+	c.process, err = c.host.Daemon("scheduler", exec.Command(c.xylem, args...))
 	if err != nil {
 		return err
 	}
