@@ -3,60 +3,50 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
-	"github.com/xylem-project/xylem/hack/demoimage"
 	"github.com/xylem-project/xylem/hack/figures"
-	"github.com/xylem-project/xylem/hack/nodelab"
+	"github.com/xylem-project/xylem/hack/lab"
 )
 
 // report is everything that the demo measured.
 type report struct {
-	image            *demoimage.Image
-	conversion       nodelab.Conversion
-	native           []time.Duration
-	overlayfs, xylem nodelab.Measured
-	profiled         nodelab.Measured // xylem, laid out by a startup profile
+	hosts        int
+	rate         lab.Rate
+	image        int64 // bytes of the compressed layers
+	today, xylem measured
 }
 
+func (m measured) last() time.Duration { return slices.Max(m.waits) }
+
 func (r *report) figures() []figures.Figure {
-	seconds := func(name string, t []time.Duration) figures.Figure {
-		return figures.Summary(name, "s", figures.Seconds(t))
-	}
+	bytes := func(name string, n int64) figures.Figure { return figures.Summary(name, "B", []float64{float64(n)}) }
+	one := func(m measured) []float64 { return []float64{m.last().Seconds()} }
 	return []figures.Figure{
-		seconds("cold_seconds_overlayfs", r.overlayfs.Cold),
-		seconds("cold_seconds", r.xylem.Cold),
-		figures.Ratio("cold_vs_overlayfs", figures.Seconds(r.xylem.Cold), figures.Seconds(r.overlayfs.Cold)),
-		seconds("cold_seconds_profiled", r.profiled.Cold),
-		figures.Ratio("cold_vs_overlayfs_profiled", figures.Seconds(r.profiled.Cold), figures.Seconds(r.overlayfs.Cold)),
-		seconds("warm_seconds_overlayfs", r.overlayfs.Warm),
-		seconds("warm_seconds", r.xylem.Warm),
-		figures.Ratio("warm_vs_overlayfs", figures.Seconds(r.xylem.Warm), figures.Seconds(r.overlayfs.Warm)),
-		seconds("warm_seconds_profiled", r.profiled.Warm),
-		seconds("native_seconds", r.native),
-		figures.Summary("fetched_bytes", "B", r.xylem.Fetched),
-		figures.Summary("fetched_bytes_profiled", "B", r.profiled.Fetched),
-		figures.Summary("image_bytes", "B", []float64{float64(r.image.Stored)}),
-		seconds("convert_seconds", []time.Duration{r.conversion.Time}),
+		figures.Summary("overlayfs_seconds", "s", figures.Seconds(r.today.waits)),
+		figures.Summary("xylem_seconds", "s", figures.Seconds(r.xylem.waits)),
+		figures.Ratio("last_host_vs_overlayfs", one(r.xylem), one(r.today)),
+		bytes("overlayfs_egress_bytes", r.today.egress),
+		bytes("xylem_egress_bytes", r.xylem.egress),
+		bytes("image_bytes", r.image),
 	}
 }
 
 func (r *report) print(w io.Writer) {
-	f := map[string]figures.Figure{}
-	for _, figure := range r.figures() {
-		f[figure.Name] = figure
+	line := "  %-44s %10s %10s %10s %14s\n"
+	fmt.Fprintf(w, "\nFrom `run` until the program's first line, %d hosts in the same moment, every link %s:\n\n", r.hosts, r.rate)
+	fmt.Fprintf(w, line, "", "first", "median", "last", "registry sent")
+	for _, way := range []struct {
+		name string
+		m    measured
+	}{{"today: pull, unpack, overlayfs", r.today}, {"xylem", r.xylem}} {
+		s := figures.Summary("", "s", figures.Seconds(way.m.waits))
+		seconds := func(x float64) string { return fmt.Sprintf("%.2f s", x) }
+		fmt.Fprintf(w, line, way.name, seconds(s.Min), seconds(s.Value), seconds(s.Max), fmt.Sprintf("%.0f MB", float64(way.m.egress)/1e6))
 	}
-	line := "  %-46s %11s %11s %17s\n"
-	cell := func(name, format string, divisor float64) string { return fmt.Sprintf(format, f[name].Value/divisor) }
-	seconds := func(name string) string { return cell(name, "%.2f s", 1) }
-	megabytes := func(name string) string { return cell(name, "%.0f MB", 1e6) }
-	fmt.Fprintf(w, "\nFrom `run` until the program's first line (median of %d):\n\n", len(r.native))
-	fmt.Fprintf(w, line, "", "overlayfs", "xylem", "xylem, profiled")
-	fmt.Fprintf(w, line, "first start: image in the registry only", seconds("cold_seconds_overlayfs"), seconds("cold_seconds"), seconds("cold_seconds_profiled"))
-	fmt.Fprintf(w, line, "second start: image on the machine", seconds("warm_seconds_overlayfs"), seconds("warm_seconds"), seconds("warm_seconds_profiled"))
-	fmt.Fprintf(w, line, "fetched from the registry for the first start", megabytes("image_bytes"), megabytes("fetched_bytes"), megabytes("fetched_bytes_profiled"))
-	fmt.Fprintf(w, "\n  The program without any container, warm: %.2f s. Converting the image, once for all machines: %.1f s.\n",
-		f["native_seconds"].Value, f["convert_seconds"].Value)
-	fmt.Fprintf(w, "  xylem's first start took %.0f %% of overlayfs's; with the order of an earlier start known, %.0f %%.\n\n",
-		100*f["cold_vs_overlayfs"].Value, 100*f["cold_vs_overlayfs_profiled"].Value)
+	fmt.Fprintf(w, "\n  The image has %.0f MB. Today the registry sends it %.1f times; with xylem %.2f times, because hosts feed each other:\n\n",
+		float64(r.image)/1e6, float64(r.today.egress)/float64(r.image), float64(r.xylem.egress)/float64(r.image))
+	fmt.Fprintf(w, "  %s\n\n", strings.ReplaceAll(strings.TrimSpace(r.xylem.tree), "\n", "\n  "))
 }
