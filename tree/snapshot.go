@@ -26,14 +26,26 @@ type Placed struct {
 func (t *Tree) Snapshot() Snapshot {
 	snap := Snapshot{Stripes: len(t.stripes), Epoch: t.epoch, Members: make([]Placed, 0, len(t.nodes))}
 	for _, id := range slices.Sorted(maps.Keys(t.nodes)) {
-		n := t.nodes[id]
-		m := Placed{Member: n.Member, Held: make([]int, len(t.stripes)), Attachments: make([]Attachment, len(t.stripes))}
-		for i, s := range t.stripes {
-			m.Held[i], m.Attachments[i] = n.places[i].held, s.attachment(&n.places[i])
-		}
-		snap.Members = append(snap.Members, m)
+		snap.Members = append(snap.Members, t.placed(t.nodes[id]))
 	}
 	return snap
+}
+
+// Placed returns a member with its places, for an owner that stores members one by one.
+func (t *Tree) Placed(id ID) (Placed, error) {
+	n := t.nodes[id]
+	if n == nil {
+		return Placed{}, t.unknown(id)
+	}
+	return t.placed(n), nil
+}
+
+func (t *Tree) placed(n *node) Placed {
+	m := Placed{Member: n.Member, Held: make([]int, len(t.stripes)), Attachments: make([]Attachment, len(t.stripes))}
+	for i, s := range t.stripes {
+		m.Held[i], m.Attachments[i] = n.places[i].held, s.attachment(&n.places[i])
+	}
+	return m
 }
 
 // Restore makes a tree of a snapshot. The term must be new to the tree, and higher than any before (an election's revision is

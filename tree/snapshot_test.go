@@ -3,6 +3,7 @@ package tree_test
 import (
 	"encoding/json"
 	"errors"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -217,5 +218,28 @@ func TestQueriesOfNobody(t *testing.T) {
 	}
 	if got, _ := tr.Join(tree.Member{ID: "m1"}); len(got) == 0 || tr.Epoch() != got[len(got)-1].Epoch {
 		t.Errorf("epoch %v after %v", tr.Epoch(), got)
+	}
+}
+
+func TestPlacedIsThePartOfASnapshot(t *testing.T) {
+	tr, err := tree.New(tree.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []tree.ID{"a", "b", "c"} {
+		if _, err := tr.Join(tree.Member{ID: id, Zone: "z"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tr.Report("b", []int{3, 4}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range tr.Snapshot().Members {
+		if got, err := tr.Placed(want.ID); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%+v %v, want %+v", got, err, want)
+		}
+	}
+	if _, err := tr.Placed("x"); !errors.Is(err, tree.ErrUnknown) {
+		t.Errorf("%v", err)
 	}
 }
