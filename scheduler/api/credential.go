@@ -65,3 +65,12 @@ func VerifyCredential(credential []byte, ca *x509.Certificate, now time.Time) (s
 
 // Pin returns what a join token says of a CA: the SHA-256 of its public key.
 func Pin(ca *x509.Certificate) [sha256.Size]byte { return sha256.Sum256(ca.RawSubjectPublicKeyInfo) }
+
+// ValidPeerID returns an error if that is not the text form of an agent's peer ID.
+func ValidPeerID(id string) error {
+	decoded, err := peer.Decode(id)
+	if err != nil || decoded.String() != id {
+		return fmt.Errorf("%.80q is not a peer ID", id)
+	}
+	return nil
+}

@@ -284,6 +284,9 @@ func (c *Client) Beat() {
 	}
 }
 
+// leastInterval lies between heartbeats, however many things happen.
+const leastInterval = 50 * time.Millisecond
+
 // heartbeats asks the agent once an interval how it is, and tells all schedulers with which there are sessions.
 func (c *Client) heartbeats(ctx context.Context) {
 	var sending sync.WaitGroup
@@ -307,6 +310,7 @@ func (c *Client) heartbeats(ctx context.Context) {
 		for _, l := range links {
 			sending.Go(func() { l.heartbeat(ctx, h) })
 		}
+		sleep(ctx, leastInterval)
 	}
 }
 
@@ -344,14 +348,21 @@ func (l *link) heartbeat(ctx context.Context, h Heartbeat) {
 	}
 }
 
-// imagesOf returns the memberships that concern a scheduler.
-func (c *Client) imagesOf(l *link, all []Membership) []Membership {
+// imagesOf returns the memberships that concern a scheduler: all of them, because it takes the agent out of trees of which it
+// does not hear for long.
+func (c *Client) imagesOf(l *link, said []Membership) []Membership {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var own []Membership
-	for _, m := range all {
-		if w := c.wants[m.Image]; w != nil && w.link == l && w.entered {
-			own = append(own, m)
+	for image, w := range c.wants {
+		if w.link != l || !w.entered {
+			continue
+		}
+		i := slices.IndexFunc(said, func(m Membership) bool { return m.Image == image })
+		if i < 0 {
+			own = append(own, Membership{Image: image})
+		} else {
+			own = append(own, said[i])
 		}
 	}
 	return own

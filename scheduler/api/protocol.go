@@ -101,3 +101,23 @@ type Failure struct {
 	// Owner is the URL of the scheduler to ask instead (status 421).
 	Owner string `json:"owner,omitempty"`
 }
+
+// TokenInfo is a join token without its secret.
+type TokenInfo struct {
+	ID      string    `json:"id"`
+	Created time.Time `json:"created"`
+	Expires time.Time `json:"expires,omitzero"` // zero: never
+	Uses    int       `json:"uses,omitempty"`   // joins that are left; 0: any number
+}
+
+// TokenRequest asks for a join token (POST /v1/tokens on the admin socket).
+type TokenRequest struct {
+	TTL  time.Duration `json:"ttl"`  // 0: valid until it is revoked
+	Uses int           `json:"uses"` // joins; 0: any number
+}
+
+// TokenResponse is a new join token.
+type TokenResponse struct {
+	ID    string `json:"id"`
+	Token string `json:"token"` // a secret
+}

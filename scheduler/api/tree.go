@@ -95,3 +95,13 @@ type TreeInfo struct {
 	Ref   string        `json:"ref,omitempty"`
 	Owner string        `json:"owner"` // URL of the scheduler; it may have died, and nobody taken the tree over yet
 }
+
+// AgentInfo is an agent as one scheduler knows it.
+type AgentInfo struct {
+	Agent    Peer      `json:"agent"`
+	Zone     string    `json:"zone,omitempty"`
+	Seen     time.Time `json:"seen"`    // last sign of life
+	Session  bool      `json:"session"` // whether it has one with this scheduler
+	Trees    int       `json:"trees"`   // of this scheduler that it is in
+	Children int       `json:"children"`
+}

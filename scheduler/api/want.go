@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"sync"
@@ -78,6 +79,7 @@ func (c *Client) Leave(image digest.Digest) {
 
 // pursue keeps the agent in the tree as long as it needs the image, and gets it out of it then.
 func (c *Client) pursue(ctx context.Context, w *want) {
+	hops := 0
 	for pause := newPause(); ctx.Err() == nil; {
 		if done := c.abandon(ctx, w); done {
 			return
@@ -87,12 +89,15 @@ func (c *Client) pursue(ctx context.Context, w *want) {
 			await(ctx, w.woken)
 			continue
 		}
-		if err := c.enter(ctx, l, w); err != nil {
-			c.redirect(l, w, err)
-			pause.wait(ctx)
-		} else {
-			pause = newPause()
+		switch err := c.enter(ctx, l, w); {
+		case err == nil:
+			hops, pause = 0, newPause()
 			c.stay(ctx, l, w)
+		case c.redirect(l, w, err) && hops < maxHops:
+			hops++
+		default:
+			hops = 0
+			pause.wait(ctx)
 		}
 		c.release(l)
 	}
@@ -146,19 +151,24 @@ func (c *Client) enter(ctx context.Context, l *link, w *want) error {
 	return nil
 }
 
-// redirect draws the conclusions from an attempt to enter that failed.
-func (c *Client) redirect(l *link, w *want, err error) {
+// maxHops bounds how often schedulers can send the agent on before it waits: while they change, each may take the other for the
+// owner.
+const maxHops = 2
+
+// redirect draws the conclusions from an attempt to enter that failed. It returns true if another scheduler is to be asked.
+func (c *Client) redirect(l *link, w *want, err error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if w.link == l {
 		w.link = nil
 	}
-	was := w.owner
-	w.owner = ""
 	if failed, ok := errors.AsType[*callError](err); ok && failed.status == http.StatusMisdirectedRequest {
 		w.owner = failed.Owner
+	} else {
+		w.owner = c.known[rand.IntN(len(c.known))] // whoever answers knows the owner
 	}
-	c.cfg.Log.Debug("not entered", "image", w.image, "scheduler", l.url, "was", was, "next", w.owner, "err", err)
+	c.cfg.Log.Debug("not entered", "image", w.image, "scheduler", l.url, "owner", w.owner, "err", err)
+	return statusOf(err) == http.StatusMisdirectedRequest && w.owner != "" && w.owner != l.url
 }
 
 // stay returns when the image is to be entered again, or left.
