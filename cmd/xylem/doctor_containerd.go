@@ -143,7 +143,7 @@ func checkPlugin(ctx context.Context, client *containerd.Client) finding {
 // checkTrust says whose block images are used.
 func (d *doctor) checkTrust(context.Context) []finding {
 	if len(d.config.TrustedKeys) == 0 {
-		return []finding{warn("trust", "list the public keys of your converters in trusted_keys ("+defaultConfigFile+")",
+		return []finding{warn("trust", "list the public keys of your converters in trusted_keys ("+agentConfigFile+")",
 			"block images of this node's own converter are used, no others")}
 	}
 	keys, err := agent.ReadPublicKeys(d.config.TrustedKeys)

@@ -32,9 +32,10 @@ type Config struct {
 	Containerd bool
 	// ContainerdBinary and Ctr are its binaries. Default: Debian's.
 	ContainerdBinary, Ctr string
-	// Scheduler runs a scheduler, which the agents join, and whose trees have so many Stripes. Default: the scheduler's.
+	// Scheduler runs a scheduler, which the agents join.
 	Scheduler bool
-	Stripes   int
+	// Stripes of the scheduler's trees. Default: the scheduler's.
+	Stripes int
 	// Xylem is the binary under test. Default "bin/xylem".
 	Xylem string
 	// Dir is where the lab makes its directory, in which the paths of sockets must stay short. Default /var/tmp.
@@ -161,8 +162,8 @@ func (l *Lab) addHosts() {
 	l.net = &network{id: l.state.ID}
 	l.registry = l.addHost(registryName, registryAddr)
 	if l.cfg.Scheduler {
-		l.scheduler = &controlPlane{stripes: l.cfg.Stripes,
-			host: l.addHost(schedulerName, schedulerAddr), xylem: l.cfg.Xylem, dir: filepath.Join(l.state.Dir, schedulerName),
+		l.scheduler = &controlPlane{
+			host: l.addHost(schedulerName, schedulerAddr), xylem: l.cfg.Xylem, dir: filepath.Join(l.state.Dir, schedulerName), stripes: l.cfg.Stripes,
 		}
 	}
 	for i := range l.cfg.Hosts {

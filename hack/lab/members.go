@@ -103,7 +103,7 @@ func (p process) signal(s unix.Signal) error {
 
 // How long processes have to end by themselves when they are told to, and how long killed ones have until they are gone.
 const (
-	termGrace = 10 * time.Second
+	termGrace = 5 * time.Second
 	killGrace = 10 * time.Second
 )
 

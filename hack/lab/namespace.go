@@ -81,42 +81,18 @@ func (n namespace) listen(address string) (l net.Listener, err error) {
 	return l, err
 }
 
-const congestionControl = "net/ipv4/tcp_congestion_control"
-
 // tune sets the namespace's kernel parameters: TCP starts every connection without what it knows of earlier ones, so that
 // measurements in turn do not depend on their order; and IPv6, which nobody uses here, sends nothing by itself.
-func (n namespace) tune(congestion string) error {
-	values := map[string]string{
-		"net/ipv4/tcp_no_metrics_save":       "1",
-		"net/ipv6/conf/all/disable_ipv6":     "1",
-		"net/ipv6/conf/default/disable_ipv6": "1",
-	}
-	if congestion != "" {
-		values[congestionControl] = congestion
-	}
+func (n namespace) tune() error {
 	return n.do(func() error {
-		for name, value := range values {
-			err := os.WriteFile(filepath.Join("/proc/sys", name), []byte(value), 0)
-			if name == congestionControl && errors.Is(err, fs.ErrNotExist) {
-				known, _ := os.ReadFile("/proc/sys/net/ipv4/tcp_available_congestion_control")
-				return fmt.Errorf("congestion control %q: the kernel has %s", value, strings.TrimSpace(string(known)))
-			}
-			if err != nil && !(strings.Contains(name, "ipv6") && errors.Is(err, fs.ErrNotExist)) {
+		for _, name := range []string{"all", "default"} {
+			err := os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", name, "disable_ipv6"), []byte("1"), 0)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without it
 				return err
 			}
 		}
-		return nil
+		return os.WriteFile("/proc/sys/net/ipv4/tcp_no_metrics_save", []byte("1"), 0)
 	})
-}
-
-// congestion returns the namespace's TCP congestion control.
-func (n namespace) congestion() (name string, err error) {
-	err = n.do(func() error {
-		text, err := os.ReadFile(filepath.Join("/proc/sys", congestionControl))
-		name = strings.TrimSpace(string(text))
-		return err
-	})
-	return name, err
 }
 
 // batch runs commands of ip or tc, one a line, inside the namespace.

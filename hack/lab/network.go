@@ -60,13 +60,8 @@ func (n *network) up(ctx context.Context) error {
 	if _, err := iproute(ctx, "ip", namespaces.String(), "-batch", "-"); err != nil {
 		return err
 	}
-	if err := n.hub().tune(""); err != nil {
+	if err := n.tune(); err != nil {
 		return err
-	}
-	for _, p := range n.ports {
-		if err := p.namespace().tune(p.link.Congestion); err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
-		}
 	}
 	if err := n.hub().batch(ctx, "ip", hub.String()); err != nil {
 		return err
@@ -77,6 +72,24 @@ func (n *network) up(ctx context.Context) error {
 		}
 	}
 	return n.connect(ctx, n.ports)
+}
+
+func (n *network) tune() error {
+	if err := n.hub().tune(); err != nil {
+		return err
+	}
+	for _, p := range n.ports {
+		if err := p.namespace().tune(); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		if p.link.Congestion == "" {
+			continue
+		}
+		if err := p.namespace().setCongestion(p.link.Congestion); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+	}
+	return nil
 }
 
 // up gives the host's end its address, and both ends their rates.

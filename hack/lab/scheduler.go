@@ -40,21 +40,20 @@ func (c *controlPlane) start(ctx context.Context) error {
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return err
 	}
-	args := []string{"scheduler", "--root", filepath.Join(c.dir, "r"), "--state", filepath.Join(c.dir, "s"),
-		"--listen", netip.AddrPortFrom(c.host.Addr, schedulerPort).String(), "--advertise", c.url(), "--admin", ""}
+	listen := netip.AddrPortFrom(c.host.Addr, schedulerPort).String()
+	args := []string{"scheduler", "--root", filepath.Join(c.dir, "r"), "--state", filepath.Join(c.dir, "s"), "--listen", listen, "--advertise", c.url()}
 	if c.stripes != 0 {
 		args = append(args, "--stripes", strconv.Itoa(c.stripes))
 	}
 	var err error
-	c.process, err = c.host.Daemon("scheduler", exec.Command(c.xylem, args...))
-	if err != nil {
+	if c.process, err = c.host.Daemon("scheduler", exec.Command(c.xylem, args...)); err != nil {
 		return err
 	}
 	return c.process.Poll(ctx, 30*time.Second, func() error {
 		if _, err := os.Stat(c.joinToken()); err != nil {
 			return err
 		}
-		conn, err := c.host.DialContext(ctx, "tcp4", netip.AddrPortFrom(c.host.Addr, schedulerPort).String())
+		conn, err := c.host.DialContext(ctx, "tcp4", listen)
 		if err != nil {
 			return err
 		}

@@ -106,6 +106,7 @@ func (c *command) config(args []string) (lab.Config, error) {
 	flags.BoolVar(&cfg.Agents, "agents", false, "run an agent on each host")
 	flags.BoolVar(&cfg.Containerd, "containerd", false, "run containerd on each host")
 	flags.BoolVar(&cfg.Scheduler, "scheduler", false, "run a scheduler that the agents join")
+	flags.IntVar(&cfg.Stripes, "stripes", 0, "`number` of stripes of the trees (default the scheduler's)")
 	flags.StringVar(&cfg.AgentConfig, "agent-config", "", "lines for the agents' configuration, `TOML`")
 	flags.StringVar(&cfg.Xylem, "xylem", "bin/xylem", "the binary")
 	flags.StringVar(&cfg.Dir, "dir", "", "`directory` of labs (default /var/tmp)")
