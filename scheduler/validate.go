@@ -28,8 +28,8 @@ func validEnter(r api.EnterRequest, stripes int) error {
 	if err := validImage(r.Image); err != nil {
 		return err
 	}
-	if len(r.Ref) > maxRef || len(r.Total) != stripes || !validCounts(r.Total) {
-		return fmt.Errorf("%w: image %s with %d totals, want %d, and a name of at most %d bytes", errInvalid, r.Image, len(r.Total), stripes, maxRef)
+	if len(r.Ref) > maxRef || len(r.Total) != 0 && len(r.Total) != stripes || !validCounts(r.Total) {
+		return fmt.Errorf("%w: image %s with %d totals, want none or %d, and a name of at most %d bytes", errInvalid, r.Image, len(r.Total), stripes, maxRef)
 	}
 	return nil
 }

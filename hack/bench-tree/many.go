@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -71,7 +72,11 @@ func takeImages(ctx context.Context, l *lab.Lab, name string, n int) (time.Durat
 		g, ctx := errgroup.WithContext(ctx)
 		for i, ref := range refs {
 			g.Go(func() error {
-				_, err := client(h).Mount(ctx, ref, l.Services.Path(fmt.Sprintf("%s-%d-%s", name, i, h.Name)))
+				dir := l.Services.Path(fmt.Sprintf("%s-%d-%s", name, i, h.Name))
+				if err := os.MkdirAll(dir, 0o755); err != nil {
+					return err
+				}
+				_, err := client(h).Mount(ctx, ref, dir)
 				return err
 			})
 		}

@@ -93,7 +93,10 @@ func (f *fleet) mount(ctx context.Context) error {
 }
 
 func (f *fleet) mountOn(ctx context.Context, h *lab.Host) error {
-	_, err := client(h).Mount(ctx, f.ref, f.dir(h))
+	err := os.MkdirAll(f.dir(h), 0o755)
+	if err == nil {
+		_, err = client(h).Mount(ctx, f.ref, f.dir(h))
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w\n%s", h.Name, err, h.Node.AgentLogTail())
 	}

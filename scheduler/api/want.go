@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -167,7 +168,11 @@ func (c *Client) redirect(l *link, w *want, err error) bool {
 	} else {
 		w.owner = c.known[rand.IntN(len(c.known))] // whoever answers knows the owner
 	}
-	c.cfg.Log.Debug("not entered", "image", w.image, "scheduler", l.url, "owner", w.owner, "err", err)
+	level := slog.LevelDebug
+	if status := statusOf(err); status >= 400 && status < 500 && status != http.StatusMisdirectedRequest && status != http.StatusTooManyRequests {
+		level = slog.LevelWarn // nobody will say otherwise later
+	}
+	c.cfg.Log.Log(context.Background(), level, "not entered", "image", w.image, "scheduler", l.url, "owner", w.owner, "err", err)
 	return statusOf(err) == http.StatusMisdirectedRequest && w.owner != "" && w.owner != l.url
 }
 
