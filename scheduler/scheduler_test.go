@@ -1,20 +1,11 @@
 package scheduler_test
 
 import (
-	"context"
 	"errors"
-	"os"
 	"testing"
 
-	"github.com/xylem-project/xylem/scheduler"
 	"github.com/xylem-project/xylem/scheduler/api"
-	"github.com/xylem-project/xylem/scheduler/store"
 )
-
-// asProcess makes the test binary a scheduler: the value is its root.
-const asProcess = "XYLEM_TEST_SCHEDULER"
-
-func runAsProcess() { os.Exit(1) }
 
 func members(t testing.TB, d *daemon, n int, image int) []*node {
 	t.Helper()
@@ -65,7 +56,3 @@ func TestAgentsFindTheirPlaces(t *testing.T) {
 		t.Errorf("a tree without members: %v", err)
 	}
 }
-
-var _ = context.Background
-var _ = scheduler.Default
-var _ store.Store

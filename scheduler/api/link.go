@@ -292,7 +292,7 @@ func (c *Client) heartbeats(ctx context.Context) {
 	var sending sync.WaitGroup
 	defer sending.Wait()
 	for {
-		links, interval := c.upLinks()
+		_, interval := c.upLinks()
 		timer := time.NewTimer(interval)
 		select {
 		case <-ctx.Done():
@@ -302,7 +302,8 @@ func (c *Client) heartbeats(ctx context.Context) {
 		case <-c.beat:
 			timer.Stop()
 		}
-		if links, _ = c.upLinks(); len(links) == 0 {
+		links, _ := c.upLinks()
+		if len(links) == 0 {
 			continue
 		}
 		h := c.cfg.Heartbeat()

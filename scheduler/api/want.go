@@ -64,17 +64,18 @@ func (c *Client) start(w *want) {
 func (c *Client) Leave(image digest.Digest) {
 	c.mu.Lock()
 	w := c.wants[image]
-	if w != nil {
-		w.needed = false
-		w.wake()
-		if !w.started {
-			delete(c.wants, image)
-		}
-	}
 	c.mu.Unlock()
-	if w != nil {
-		w.deliver.Lock() // waits for a call of the handler
-		w.deliver.Unlock()
+	if w == nil {
+		return
+	}
+	w.deliver.Lock() // waits for a call of the handler
+	defer w.deliver.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w.needed = false
+	w.wake()
+	if !w.started {
+		delete(c.wants, image)
 	}
 }
 
