@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"slices"
 	"strings"
@@ -235,33 +236,53 @@ func (k *keeper) compare(ctx context.Context) error {
 	return nil
 }
 
+// again is how long the store is left alone after it failed.
+const again = 500 * time.Millisecond
+
 // announce keeps this scheduler's key in the store until ctx ends.
 func (k *keeper) announce(ctx context.Context) {
+	told := false
 	for ctx.Err() == nil {
 		key := item(schedulersPrefix+k.self, map[string]string{"url": k.self})
-		err := k.store.Hold(ctx, key, k.cfg.Lease.Duration, func() { k.setLeased(true) })
+		err := k.store.Hold(ctx, key, k.cfg.Lease.Duration, func() {
+			told = false
+			k.setLeased(true)
+		})
 		k.setLeased(false)
 		if ctx.Err() != nil {
 			return
 		}
-		k.log.Warn("the state store does not know that this scheduler lives", "err", err)
+		k.log.Log(ctx, once(&told), "the state store does not know that this scheduler lives, still trying", "err", err)
 		select {
 		case <-ctx.Done():
-		case <-time.After(500 * time.Millisecond):
+		case <-time.After(again):
 		}
 	}
 }
 
+// once is a warning at first, and then for those who look for a fault.
+func once(told *bool) slog.Level {
+	if *told {
+		return slog.LevelDebug
+	}
+	*told = true
+	return slog.LevelWarn
+}
+
 // follow calls changed with the names below a prefix whenever they change, until ctx ends.
 func (k *keeper) follow(ctx context.Context, prefix string, changed func([]string)) {
+	told := false
 	for ctx.Err() == nil {
-		err := k.store.Watch(ctx, prefix, func(items []store.Item) { changed(names(items, prefix)) })
+		err := k.store.Watch(ctx, prefix, func(items []store.Item) {
+			told = false
+			changed(names(items, prefix))
+		})
 		if ctx.Err() == nil {
-			k.log.Warn("cannot follow the state store", "prefix", prefix, "err", err)
+			k.log.Log(ctx, once(&told), "cannot follow the state store, still trying", "prefix", prefix, "err", err)
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(500 * time.Millisecond):
+		case <-time.After(again):
 		}
 	}
 }

@@ -190,7 +190,8 @@ func (c *Client) schedulers() []string {
 	return list
 }
 
-// learn adds schedulers that others know. Those of the configuration stay known.
+// learn adds schedulers that others know. Those of the configuration stay known. Trees may be with others now, so whoever waits for a
+// place asks again.
 func (c *Client) learn(urls []string) {
 	const enough = 64
 	c.mu.Lock()
@@ -200,6 +201,9 @@ func (c *Client) learn(urls []string) {
 		if !slices.Contains(c.known, url) && len(c.known) < enough {
 			c.known = append(c.known, url)
 		}
+	}
+	for _, w := range c.wants {
+		w.wake()
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"slices"
 	"sync"
@@ -80,11 +81,18 @@ func (l *link) run(ctx context.Context) {
 	}
 	l.cancel(err)
 	l.http.CloseIdleConnections()
-	if !errors.Is(err, errIdle) && !errors.Is(err, context.Canceled) {
-		l.client.cfg.Log.Warn("no session with scheduler", "scheduler", l.url, "err", err)
-	}
+	l.report(ctx, err)
 	l.err = err
 	l.client.bury(l)
+}
+
+// report says why there is no session, if that is a change or somebody looks for a fault.
+func (l *link) report(ctx context.Context, err error) {
+	level := slog.LevelDebug
+	if l.isUp() && !errors.Is(err, errIdle) && !errors.Is(err, context.Canceled) {
+		level = slog.LevelWarn
+	}
+	l.client.cfg.Log.Log(ctx, level, "no session with scheduler", "scheduler", l.url, "err", err)
 }
 
 // bury takes a link that ended out of use, and wakes whoever used it.
@@ -158,7 +166,7 @@ func (l *link) greet(h Hello) error {
 	l.client.tried.set()
 	l.client.learn(h.Schedulers)
 	l.client.revoke(h.Revoked)
-	l.client.cfg.Log.Debug("session with scheduler", "scheduler", l.url)
+	l.client.cfg.Log.Info("session with scheduler", "scheduler", l.url)
 	close(l.up)
 	return nil
 }
@@ -203,14 +211,18 @@ func (c *Client) remember(h Heartbeat) {
 
 // stayHome keeps one session up, with whatever scheduler answers.
 func (c *Client) stayHome(ctx context.Context) {
+	failures := 0
 	for pause := newPause(); ctx.Err() == nil; {
 		for _, url := range c.homes() {
 			if c.live(ctx, url) {
-				pause = newPause()
+				failures, pause = 0, newPause()
 				break
 			}
 		}
 		c.tried.set()
+		if failures++; failures == 3 && ctx.Err() == nil {
+			c.cfg.Log.Warn("no scheduler is reachable, still trying; trees go on without", "schedulers", c.schedulers())
+		}
 		if c.id.valid(time.Now()) || c.cfg.Token == "" {
 			pause.wait(ctx)
 		} else if err := c.join(ctx); err != nil {

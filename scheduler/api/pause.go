@@ -16,11 +16,19 @@ const (
 
 func newPause() *pause { return &pause{firstPause} }
 
-// wait waits for the pause, give or take a half, and doubles it. It returns false when ctx ends.
-func (p *pause) wait(ctx context.Context) bool {
-	d := p.next/2 + rand.N(p.next)
+// wait waits for the pause, give or take a half, and doubles it.
+func (p *pause) wait(ctx context.Context) { p.waitOr(ctx, nil) }
+
+// waitOr is wait that also ends when something happens that promises success.
+func (p *pause) waitOr(ctx context.Context, event <-chan struct{}) {
+	timer := time.NewTimer(p.next/2 + rand.N(p.next))
+	defer timer.Stop()
 	p.next = min(2*p.next, lastPause)
-	return sleep(ctx, d)
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-event:
+	}
 }
 
 // sleep returns false when ctx ends before that.

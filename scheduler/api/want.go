@@ -99,7 +99,7 @@ func (c *Client) pursue(ctx context.Context, w *want) {
 			hops++
 		default:
 			hops = 0
-			pause.wait(ctx)
+			pause.waitOr(ctx, w.woken)
 		}
 		c.release(l)
 	}
@@ -164,10 +164,13 @@ func (c *Client) redirect(l *link, w *want, err error) bool {
 	if w.link == l {
 		w.link = nil
 	}
-	if failed, ok := errors.AsType[*callError](err); ok && failed.status == http.StatusMisdirectedRequest {
+	w.owner = ""
+	switch failed, _ := errors.AsType[*callError](err); {
+	case failed == nil: // whoever has a session knows the owner
+	case failed.status == http.StatusMisdirectedRequest:
 		w.owner = failed.Owner
-	} else {
-		w.owner = c.known[rand.IntN(len(c.known))] // whoever answers knows the owner
+	default:
+		w.owner = c.known[rand.IntN(len(c.known))]
 	}
 	level := slog.LevelDebug
 	if status := statusOf(err); status >= 400 && status < 500 && status != http.StatusMisdirectedRequest && status != http.StatusTooManyRequests {

@@ -37,8 +37,11 @@ func (c core) With(fields []zapcore.Field) zapcore.Core {
 	return core{c.log.With(attributes(fields)...)}
 }
 
+// harmless is an error that etcd has once in the life of every new cluster.
+const harmless = "failed to update storage version"
+
 func (c core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(e.Level) {
+	if c.Enabled(e.Level) && e.Message != harmless {
 		return ce.AddCore(e, c)
 	}
 	return ce
