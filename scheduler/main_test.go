@@ -1,6 +1,7 @@
 package scheduler_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -8,10 +9,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -315,4 +318,33 @@ func consistentStripe(stripe int, known map[string][]*api.Position) error {
 		return fmt.Errorf("%d roots, %d edges for %d agents", roots, edges, len(known))
 	}
 	return nil
+}
+
+// forget lets the agent forget an image that it left.
+func (n *node) forget(image digest.Digest) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.positions, image)
+}
+
+// metric returns the value of a metric without labels.
+func metric(t testing.TB, admin, name string) float64 {
+	t.Helper()
+	answer, err := http.Get("http://" + admin + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	defer http.DefaultClient.CloseIdleConnections()
+	for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
+		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			number, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return number
+		}
+	}
+	t.Fatalf("there is no metric %s", name)
+	return 0
 }
