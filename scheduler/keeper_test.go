@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -46,7 +48,13 @@ type failer interface {
 
 func newYard(t failer, self string, s store.Store) *yard {
 	t.Helper()
+	return newYardWith(t, self, s, nil)
+}
+
+func newYardWith(t failer, self string, s store.Store, log *slog.Logger) *yard {
+	t.Helper()
 	cfg := Default()
+	cfg.Log = log
 	if err := cfg.validate(); err != nil {
 		t.Fatalf("%v", err)
 	}
@@ -534,11 +542,12 @@ func TestRendezvous(t *testing.T) {
 func TestAnyHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rapid.Check(struct{ rapid.TB }{t}, func(t *rapid.T) { // hides Deadline, of which virtual time knows nothing
-			f := &farm{store: store.NewMemory()}
-			f.yard = newYard(t, "https://s0", f.store)
+			f := &farm{store: &slow{Store: store.NewMemory(), left: -1}}
+			f.open(t)
 			defer func() { f.yard.stop() }()
 			t.Repeat(map[string]func(*rapid.T){
-				"enter": f.enter, "enter too": f.enter, "leave": f.leave, "die": f.die, "restart": f.restart, "time": f.time, "": f.check,
+				"enter": f.enter, "enter too": f.enter, "rush": f.rush, "leave": f.leave, "die": f.die, "restart": f.restart, "crash": f.crash,
+				"time": f.time, "move": f.move, "drain": f.drain, "": f.check,
 			})
 		})
 	})
@@ -546,17 +555,105 @@ func TestAnyHistory(t *testing.T) {
 
 // farm is what rapid plays with.
 type farm struct {
-	store store.Store
+	store *slow
 	yard  *yard
-	terms int
+}
+
+// slow is a store that takes its time to write, and can die after some more writes.
+type slow struct {
+	store.Store
+	mu   sync.Mutex
+	left int // writes until it dies; negative: it does not
+}
+
+func (s *slow) die(after int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left = after
+}
+
+func (s *slow) Write(ctx context.Context, tx store.Tx) (int64, error) {
+	time.Sleep(time.Millisecond)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.left == 0 {
+		return 0, store.ErrUnavailable
+	}
+	s.left--
+	return s.Store.Write(ctx, tx)
+}
+
+// open starts a scheduler, whose name is the former one's or another. It may not have an error to log.
+func (f *farm) open(t *rapid.T) *yard {
+	log := slog.New(slog.NewTextHandler(complaint{t}, &slog.HandlerOptions{Level: slog.LevelError}))
+	f.yard = newYardWith(t, fmt.Sprint("https://s", rapid.IntRange(0, 1).Draw(t, "scheduler")), f.store, log)
+	time.Sleep(time.Second)
+	synctest.Wait()
+	return f.yard
+}
+
+type complaint struct{ t *rapid.T }
+
+func (c complaint) Write(line []byte) (int, error) {
+	c.t.Errorf("%s", line)
+	return len(line), nil
 }
 
 var fields = []digest.Digest{pasture, digest.Digest("sha256:" + strings.Repeat("b", 64))}
 
 func (f *farm) enter(t *rapid.T) {
-	id := fmt.Sprint("n", rapid.IntRange(0, 12).Draw(t, "agent"))
-	f.yard.enter(t, id, rapid.SampledFrom(fields).Draw(t, "image"))
-	f.yard.agents[id].beating = true
+	id, image := f.anyone(t), rapid.SampledFrom(fields).Draw(t, "image")
+	f.yard.enter(t, id, image)
+}
+
+// anyone returns an agent that has a session.
+func (f *farm) anyone(t *rapid.T) string {
+	n := rapid.IntRange(0, 12).Draw(t, "agent")
+	id := fmt.Sprint("n", n)
+	if f.yard.agents[id] == nil {
+		f.yard.session(t, id).heartbeat.Zone = fmt.Sprint(n % 3)
+		f.yard.beat(t, id)
+	}
+	return id
+}
+
+// rush lets many enter at once, and does not care whether they can.
+func (f *farm) rush(t *rapid.T) {
+	var entering sync.WaitGroup
+	for range rapid.IntRange(2, 8).Draw(t, "agents") {
+		id, image := f.anyone(t), rapid.SampledFrom(fields).Draw(t, "image")
+		a := f.yard.agents[id]
+		if !slices.Contains(images(a), image) {
+			a.heartbeat.Images = append(a.heartbeat.Images, api.Membership{Image: image})
+		}
+		entering.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
+			defer cancel()
+			f.yard.k.enter(ctx, id, a.session.id, api.EnterRequest{Image: image, Total: []int{10, 10}}) //nolint:errcheck // the store may be dead
+		})
+	}
+	entering.Wait()
+}
+
+// crash lets the store die in the midst of a rush, and a new scheduler find what was written.
+func (f *farm) crash(t *rapid.T) {
+	f.store.die(rapid.IntRange(0, 4).Draw(t, "writes"))
+	f.rush(t)
+	f.yard.stop()
+	f.store.die(-1)
+	f.reopen(t)
+}
+
+func (f *farm) move(t *rapid.T) {
+	a := f.yard.agents[f.someone(t)]
+	a.heartbeat.Agent.Addrs = []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr("10.0.0.2"), uint16(rapid.IntRange(1, 9).Draw(t, "port")))}
+	f.yard.pass(t, time.Second)
+}
+
+func (f *farm) drain(t *rapid.T) {
+	a := f.yard.agents[f.someone(t)]
+	a.heartbeat.Draining = !a.heartbeat.Draining
+	f.yard.pass(t, time.Second)
 }
 
 func (f *farm) someone(t *rapid.T) string {
@@ -587,17 +684,24 @@ func (f *farm) die(t *rapid.T) {
 	}
 }
 
-// restart ends the scheduler without a farewell; its successor has the same name or another.
+// restart ends the scheduler without a farewell.
 func (f *farm) restart(t *rapid.T) {
 	f.yard.stop()
-	f.terms++
-	next := newYard(t, fmt.Sprint("https://s", rapid.IntRange(0, 1).Draw(t, "scheduler")), f.store)
-	for id, was := range f.yard.agents {
+	f.reopen(t)
+}
+
+// reopen lets agents find the next scheduler.
+func (f *farm) reopen(t *rapid.T) {
+	agents := f.yard.agents
+	next := f.open(t)
+	for _, id := range slices.Sorted(maps.Keys(agents)) {
+		was := agents[id]
 		a := next.session(t, id, images(was)...)
-		a.positions, a.beating = was.positions, was.beating
+		a.positions, a.heartbeat = was.positions, was.heartbeat
+		a.heartbeat.Images = nil
+		next.beat(t, id)
 		next.enter(t, id, images(was)...)
 	}
-	f.yard = next
 }
 
 func images(a *sheep) (list []digest.Digest) {
@@ -612,6 +716,7 @@ func (f *farm) time(t *rapid.T) {
 }
 
 func (f *farm) check(t *rapid.T) {
+	time.Sleep(100 * time.Millisecond)
 	synctest.Wait()
 	y := f.yard
 	y.listen(t)
@@ -646,6 +751,9 @@ func (f *farm) checkRecords(t *rapid.T, image digest.Digest) {
 		r, err := decode[member](it)
 		if err != nil || !slices.Equal(r.Attachments, want.Members[n].Attachments) || r.Role != want.Members[n].Role {
 			t.Fatalf("record %s: %v %v, want %v", it.Key, r.Placed, err, want.Members[n])
+		}
+		if a := f.yard.agents[string(r.ID)]; a != nil && !slices.Equal(r.Peer.Addrs, a.heartbeat.Agent.Addrs) {
+			t.Fatalf("record %s has addresses %v, the agent %v", it.Key, r.Peer.Addrs, a.heartbeat.Agent.Addrs)
 		}
 	}
 }
