@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -790,5 +791,79 @@ func (f *farm) checkPlaces(t *rapid.T, image digest.Digest) {
 				t.Fatalf("%s is told that it feeds %q in stripe %d", id, children, stripe)
 			}
 		}
+	}
+}
+
+// A scheduler whose tree another has claimed cannot write any more: whoever asks it to is sent on, and the tree is as the other left it.
+func TestFormerOwnerCannotWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := store.NewMemory()
+		y := newYard(t, "https://s", s)
+		defer y.stop()
+		herd(t, y, 3)
+		y.pass(t, time.Second)
+		before, err := s.Read(t.Context(), membersOf(pasture))
+		if err != nil {
+			t.Fatal(err)
+		}
+		claim := item(ownersPrefix+pasture.String(), owner{Term: 2, Scheduler: "https://other"})
+		if _, err := s.Write(t.Context(), store.Tx{Put: []store.Item{claim}}); err != nil {
+			t.Fatal(err)
+		}
+		a := y.session(t, "d", pasture)
+		err = y.k.enter(t.Context(), "d", a.session.id, api.EnterRequest{Image: pasture, Total: []int{1, 1}})
+		if elsewhere, ok := errors.AsType[*misdirected](err); !ok {
+			t.Errorf("%v", elsewhere)
+		}
+		if after, err := s.Read(t.Context(), membersOf(pasture)); err != nil || !reflect.DeepEqual(after, before) {
+			t.Errorf("records changed: %v", err)
+		}
+		if len(y.members(pasture)) > 0 {
+			t.Error("the tree is there still")
+		}
+		moved := 0
+		for _, id := range []string{"a", "b", "c"} {
+			for _, e := range y.agents[id].session.take() {
+				if e.Moved != nil && e.Moved.Image == pasture {
+					moved++
+				}
+			}
+		}
+		if moved != 3 {
+			t.Errorf("%d members hear that the tree is elsewhere", moved)
+		}
+	})
+}
+
+// However many events wait for one write, each of them is written as a whole or not at all.
+func TestCrowdIsWrittenEventByEvent(t *testing.T) {
+	for writes := range 8 {
+		synctest.Test(t, func(t *testing.T) {
+			s := &slow{Store: store.NewMemory(), left: writes}
+			first := newYard(t, "https://s", s)
+			var entering sync.WaitGroup
+			for i := range 200 {
+				id := fmt.Sprint("n", i)
+				a := first.session(t, id, pasture)
+				entering.Go(func() {
+					ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
+					defer cancel()
+					first.k.enter(ctx, id, a.session.id, api.EnterRequest{Image: pasture, Total: []int{1, 1}}) //nolint:errcheck // the store dies
+				})
+			}
+			entering.Wait()
+			first.stop()
+			s.die(-1)
+			var complaints strings.Builder
+			second := newYardWith(t, "https://s", s, slog.New(slog.NewTextHandler(&complaints, &slog.HandlerOptions{Level: slog.LevelError})))
+			defer second.stop()
+			time.Sleep(time.Second)
+			if complaints.Len() > 0 {
+				t.Errorf("%d writes: %s", writes, complaints.String())
+			}
+			if n := len(second.members(pasture)); n == 0 && writes > 3 || n == 200 {
+				t.Errorf("%d writes: %d members", writes, n)
+			}
+		})
 	}
 }
