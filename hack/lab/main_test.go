@@ -132,10 +132,10 @@ func scheduler() error {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return err
 	}
+	fmt.Println(os.Args[1:])
 	if err := os.WriteFile(filepath.Join(root, "join-token"), []byte("token"), 0o600); err != nil {
 		return err
 	}
-	fmt.Println(os.Args[1:])
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)
 	<-stop
