@@ -16,6 +16,6 @@
 // in it, and a lab reaches nothing else. Down removes everything; what a killed process left, the next Up or Sweep removes.
 //
 // What differs from real machines: all share one kernel, its page cache and its processors; a link has a rate and a queue,
-// but no propagation delay; and what a link counts and shapes are packets of up to 64 KiB, as on a card that cuts them into
-// frames by itself, so that headers weigh less than on a wire.
+// but no propagation delay; and a packet may be larger than a frame, as on a card that cuts them by itself, so that a link
+// counts up to 4 % less than a wire would carry, though it takes as long.
 package lab

@@ -225,8 +225,18 @@ func (l *Lab) Down() error {
 	if l.Services != nil {
 		errs = append(errs, l.Services.Close())
 	}
-	// Also what the caller or a killed program left; bounded in time by itself.
-	return errors.Join(append(errs, remove(context.Background(), l.state.Dir), l.lock.Close())...)
+	return errors.Join(append(errs, l.remove(), l.lock.Close())...)
+}
+
+// remove removes also what the caller or a killed program left, while nobody looks for labs without an owner: half removed, it would
+// seem to be one. It is bounded in time by itself.
+func (l *Lab) remove() error {
+	unlock, err := lockParent(l.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return remove(context.Background(), l.state.Dir)
 }
 
 // Hosts are h1 and so on, without the registry's and the scheduler's. The caller must not change the slice.
