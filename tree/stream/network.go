@@ -69,7 +69,7 @@ func (h *Host) build(n *libp2pNetwork, store peerstore.Peerstore) error {
 	if err != nil {
 		return err
 	}
-	up, err := upgrader.New([]sec.SecureTransport{security}, muxers, nil, h.guests, gate, upgrader.WithAcceptTimeout(h.cfg.Node.cfg.Handshake))
+	up, err := upgrader.New([]sec.SecureTransport{sealed{security}}, muxers, nil, h.guests, gate, upgrader.WithAcceptTimeout(h.cfg.Node.cfg.Handshake))
 	if err != nil {
 		return err
 	}

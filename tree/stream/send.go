@@ -143,7 +143,7 @@ func (e *edge) piece(lane Lane, o *outgoing) Message {
 	e.sent += uint64(n)
 	e.node.counters.BytesUp[lane].Add(int64(n))
 	whole := o.sent == len(stored)
-	if whole || e.sent-e.probed >= uint64(e.window.size/4) {
+	if e.sent-e.probed >= uint64(e.window.size/4) || whole && e.last() {
 		m.AckNow = true
 		e.probed = e.sent
 		e.window.probe(e.sent, time.Now())
@@ -152,6 +152,16 @@ func (e *edge) piece(lane Lane, o *outgoing) Message {
 		e.finish(lane, o)
 	}
 	return m
+}
+
+// last says whether nothing follows the piece that was just taken, the last one of its block, so that nothing else will have
+// it acknowledged; mu is held.
+func (e *edge) last() bool {
+	blocks := 0
+	for _, queue := range e.ready {
+		blocks += len(queue)
+	}
+	return blocks <= 1
 }
 
 // finish notes that all of a block was sent; mu is held.
