@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -180,9 +181,40 @@ func (h *Host) handle(ctx context.Context, s network.Stream) {
 		return
 	}
 	visitOf(s.Conn()).admit()
-	if err := h.serve(ctx, Over(s), child); err != nil && ctx.Err() == nil {
+	if err := h.serve(ctx, Over(&endable{s, h}), child); err != nil && ctx.Err() == nil {
 		h.cfg.Failed(child, err)
 	}
+}
+
+// endable is a stream whose Close does not wait for the network, which may hang.
+type endable struct {
+	network.Stream
+	host *Host
+}
+
+// Close ends calls that are under way at once. What tells the other side goes behind what was written, in its own time.
+func (s *endable) Close() error {
+	_ = s.SetWriteDeadline(time.Unix(1, 0)) // fails if there is nothing left to end
+	err := s.CloseRead()
+	s.host.later(func() { _ = s.Stream.Close() })
+	return err
+}
+
+// later runs what may take its time, before the host ends; at once if that is about to happen, because then the connections
+// are closed.
+func (h *Host) later(do func()) {
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		do()
+		return
+	}
+	h.handlers.Add(1)
+	h.mu.Unlock()
+	go func() {
+		defer h.handlers.Done()
+		do()
+	}()
 }
 
 // refused ends the stream of a peer that was not admitted, which has been told why.
@@ -210,9 +242,14 @@ func (h *Host) dial(ctx context.Context, to Address) (Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := h.open(s, to.ID)
+	end := &endable{s, h}
+	stop := context.AfterFunc(ctx, func() { _ = end.Close() })
+	conn, err := h.open(end, to.ID)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
 	if err != nil {
-		_ = s.Reset()
+		_ = end.Close()
 		return nil, err
 	}
 	return conn, nil

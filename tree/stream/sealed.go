@@ -5,6 +5,8 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/sec"
@@ -57,10 +59,20 @@ func (c *sealedConn) Write(b []byte) (int, error) {
 	return n, err
 }
 
+// farewell is how long a connection that is closed may take to say so. TLS's own 5 s are long for a network that hangs.
+const farewell = 100 * time.Millisecond
+
+func (c *sealedConn) Close() error {
+	_ = c.below.SetWriteDeadline(time.Now().Add(farewell)) // fails if it is closed
+	c.below.closing.Store(true)
+	return c.SecureConn.Close()
+}
+
 // records is the connection that TLS's records are written to and read from.
 type records struct {
 	net.Conn
-	r *bufio.Reader // Read
+	closing atomic.Bool   // deadlines do not change any more
+	r       *bufio.Reader // Read
 
 	mu      sync.Mutex // guards the rest, and the order of writes
 	holding bool
@@ -72,6 +84,13 @@ func newRecords(c net.Conn) *records {
 }
 
 func (c *records) Read(b []byte) (int, error) { return c.r.Read(b) }
+
+func (c *records) SetWriteDeadline(t time.Time) error {
+	if c.closing.Load() {
+		return nil
+	}
+	return c.Conn.SetWriteDeadline(t)
+}
 
 // Write keeps what is written until flush, if it is after hold.
 func (c *records) Write(b []byte) (int, error) {

@@ -1,0 +1,106 @@
+package stream_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/xylem-project/xylem/tree/stream"
+)
+
+// hangable returns an address at which to's connections are relayed to until hang is called; then nothing passes any more,
+// and nobody is told.
+func hangable(t *testing.T, to netip.AddrPort) (at netip.AddrPort, hang func()) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	hung, hang := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	t.Cleanup(func() {
+		l.Close()
+		hang()
+		stop()
+		wg.Wait()
+	})
+	pass := func(from, to net.Conn) {
+		defer from.Close()
+		defer func() { <-ctx.Done() }()
+		b := make([]byte, 32<<10)
+		for hung.Err() == nil {
+			n, err := from.Read(b)
+			if hung.Err() != nil || err != nil {
+				return
+			}
+			if _, err := to.Write(b[:n]); err != nil {
+				return
+			}
+		}
+	}
+	wg.Go(func() {
+		for {
+			a, err := l.Accept()
+			if err != nil {
+				return
+			}
+			b, err := net.Dial("tcp", to.String())
+			if err != nil {
+				a.Close()
+				return
+			}
+			context.AfterFunc(ctx, func() {
+				a.Close()
+				b.Close()
+			})
+			wg.Go(func() { pass(a, b) })
+			wg.Go(func() { pass(b, a) })
+		}
+	})
+	return l.Addr().(*net.TCPAddr).AddrPort(), hang
+}
+
+// TestCloseOnAHungNetwork: neither a close, nor a send that it ends, nor an attachment whose context ends waits for a network
+// that takes nothing any more.
+func TestCloseOnAHungNetwork(t *testing.T) {
+	w := newHostWorld(t)
+	host := runHost(t, stream.HostConfig{Node: newNode(t, stream.NodeConfig{}), Listen: []netip.AddrPort{loopback}})
+	host.HandleBare(func(s io.ReadWriteCloser) {})
+	at, hang := hangable(t, host.Address().Addrs[0])
+	far := stream.Address{ID: host.ID(), Addrs: []netip.AddrPort{at}}
+	dialer := w.net.of(w.node)
+	var conns []stream.Conn
+	for range 60 { // each may send 256 KiB before the other side takes it
+		c, err := dialer.Dial(t.Context(), far)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, c)
+	}
+	hang()
+	var senders sync.WaitGroup
+	m := stream.Message{Kind: stream.KindData, Total: 1 << 20, Length: 1 << 20, Data: make([]byte, 1<<20)}
+	for _, c := range conns {
+		senders.Go(func() {
+			for c.Send(m) == nil {
+			}
+		})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if _, err := dialer.Attach(ctx, w.child, far, backup); err == nil {
+		t.Error("attached over a network that hangs")
+	}
+	start := time.Now()
+	for _, c := range conns {
+		c.Close()
+	}
+	senders.Wait()
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("closing took %v", took)
+	}
+}
