@@ -29,8 +29,9 @@ type edge struct {
 
 	mu       sync.Mutex
 	feed     Feed
-	has      bitset // what the child has, or was sent
-	news     bitset // what came here since the child was told; fed children are not
+	has      bitset    // what the child has, or was sent
+	news     bitset    // what came here since the child was told; fed children are not
+	told     time.Time // when it was
 	control  []Message
 	wants    map[int]*want
 	waiting  [2][]*want // for room in memory, by lane
@@ -205,6 +206,7 @@ func (e *edge) want(m Message) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.told = time.Time{} // who asks a backup had better know what it has
 	// What the child had received when it wrote this tells whether what is in flight answers it.
 	if err := e.acked(m.Received); err != nil {
 		return err

@@ -3,6 +3,7 @@ package stream_test
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -533,6 +534,61 @@ func TestHaves(t *testing.T) {
 		}
 		if p.Has(blocktest.NewBlob(2, 1<<10, 1<<10).Index.Ref(0)) {
 			t.Error("has a block of another image")
+		}
+	})
+}
+
+// heard counts the messages of a kind that a Conn receives.
+type heard struct {
+	stream.Conn
+	kind stream.Kind
+	n    atomic.Int64
+}
+
+func (c *heard) Receive(place func(stream.Message) []byte) (stream.Message, error) {
+	m, err := c.Conn.Receive(place)
+	if err == nil && m.Kind == c.kind {
+		c.n.Add(1)
+	}
+	return m, err
+}
+
+// TestNewsComeInBatches: a backup tells of what comes a few times a second however much comes, and of everything in the end; at
+// once, if it is asked.
+func TestNewsComeInBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		blob := blocktest.NewBlob(1, 1<<20, 4<<10)
+		im := image(t, blob, 1)
+		net := newPipes(t)
+		haves := &heard{kind: stream.KindHave}
+		net.wrap = func(parent, child stream.Conn) (stream.Conn, stream.Conn) {
+			haves.Conn = child
+			return parent, haves
+		}
+		parent := newNode(t, stream.NodeConfig{})
+		s := share(t, parent, stream.ShareConfig{Image: im, Source: blob})
+		p := edge(t, net, parent, share(t, newNode(t, stream.NodeConfig{}), stream.ShareConfig{Image: im}), backup)
+		for i := range im.Len() - 1 { // 255 blocks in 510 ms
+			s.Arrived(im.Ref(i), blob.Bytes(im.Ref(i)))
+			time.Sleep(2 * time.Millisecond)
+		}
+		time.Sleep(50 * time.Millisecond)
+		synctest.Wait()
+		if n := haves.n.Load(); n < 5 || n > 13 {
+			t.Errorf("%d messages tell of %d blocks in 0.5 s, want one in 50 ms", n, im.Len())
+		}
+		for i := range im.Len() - 1 {
+			if !p.Has(im.Ref(i)) {
+				t.Fatalf("block %d came, and the child does not know", i)
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+		before := haves.n.Load()
+		s.Arrived(im.Ref(im.Len()-1), blob.Bytes(im.Ref(im.Len()-1)))
+		check(t, p, blob, 0)
+		synctest.Wait()
+		if haves.n.Load() != before+1 || !p.Has(im.Ref(im.Len()-1)) {
+			t.Error("a child that asks does not hear at once what came")
 		}
 	})
 }

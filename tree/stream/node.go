@@ -47,8 +47,8 @@ type NodeConfig struct {
 	// Handshake is how long a peer may take for what precedes an edge: connection, credentials and attachment, each. Default
 	// 10 s.
 	Handshake time.Duration
-	// Beat is how often a child hears that what it waits for is being fetched, so that it can tell waiting from death.
-	// Default 50 ms.
+	// Beat is how often a child hears that what it waits for is being fetched, so that it can tell waiting from death, and
+	// how often, at most, one that is not fed hears what came unless it asks for something. Default 50 ms.
 	Beat time.Duration
 	// Ban is how long a peer that was cut off is refused. Default 10 min.
 	Ban time.Duration

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"bytes"
 	"time"
 
 	"github.com/xylem-project/xylem/blockfmt"
@@ -14,8 +15,8 @@ func (e *edge) sendAll() {
 		lane, n, ok := e.due()
 		if !ok {
 			var tick <-chan time.Time
-			if e.waits() {
-				beat.Reset(e.node.cfg.Beat)
+			if d, ok := e.wait(); ok {
+				beat.Reset(d)
 				tick = beat.C
 			}
 			select {
@@ -40,17 +41,29 @@ func (e *edge) sendAll() {
 	}
 }
 
-func (e *edge) waits() bool {
+// wait says how long there is nothing to say without a cause.
+func (e *edge) wait() (time.Duration, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return len(e.wants) > 0
+	if e.news != nil && e.news.count() > 0 {
+		return time.Until(e.told.Add(e.node.cfg.Beat)), true
+	}
+	return e.node.cfg.Beat, len(e.wants) > 0
 }
 
 // beat tells a child that waits that it does not wait for somebody dead.
 func (e *edge) beat() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.control = append(e.control, Message{Kind: KindBusy})
+	if len(e.wants) > 0 {
+		e.control = append(e.control, Message{Kind: KindBusy})
+	}
+}
+
+// tells says whether it is time for news: blocks come by the hundred, and a child that is not fed needs to know them only in
+// trouble. mu is held.
+func (e *edge) tells() bool {
+	return e.news != nil && e.news.count() > 0 && time.Since(e.told) >= e.node.cfg.Beat
 }
 
 // due says what would be sent next; n is 0 for what is no data.
@@ -68,7 +81,7 @@ func (e *edge) due() (lane Lane, n int, ok bool) {
 		e.control = append(e.control, Message{Kind: KindBusy})
 		return 0, 0, true
 	}
-	return 0, 0, e.news != nil && e.news.count() > 0
+	return 0, 0, e.tells()
 }
 
 // stuck says whether the window is full and nothing on its way will open it: it became smaller in the middle of a block.
@@ -124,9 +137,10 @@ func (e *edge) next() (Message, *block, bool) {
 		b := o.bytes.hold()
 		return e.piece(lane, o), b, true
 	}
-	if e.news != nil {
+	if e.tells() {
 		if list := haves(e.news); len(list) > 0 {
 			clear(e.news)
+			e.told = time.Now()
 			e.control = list[1:]
 			return list[0], nil, true
 		}
@@ -235,9 +249,11 @@ func (e *edge) choose() (int, bool) {
 func (e *edge) arrived(i int) {
 	if e.news != nil {
 		e.mu.Lock()
+		if e.news.count() == 0 {
+			e.toSend.wake()
+		}
 		e.news.add(i)
 		e.mu.Unlock()
-		e.toSend.wake()
 	}
 	e.toPush.wake()
 }
@@ -254,8 +270,10 @@ func (e *edge) missed(i int) {
 // haves returns the messages that tell of a set of blocks.
 func haves(set bitset) (list []Message) {
 	for first := 0; first < 64*len(set); first += 8 * maxBitmap {
-		if bitmap := set.slice(first, maxBitmap); len(bitmap) > 0 {
-			list = append(list, Message{Kind: KindHave, Block: first, Data: bitmap})
+		bitmap := set.slice(first, maxBitmap)
+		rest := bytes.TrimLeft(bitmap, "\x00")
+		if len(rest) > 0 {
+			list = append(list, Message{Kind: KindHave, Block: first + 8*(len(bitmap)-len(rest)), Data: rest})
 		}
 	}
 	return list
