@@ -83,7 +83,7 @@ func TestCloseOnAHungNetwork(t *testing.T) {
 	}
 	hang()
 	var senders sync.WaitGroup
-	m := stream.Message{Kind: stream.KindData, Total: 1 << 20, Length: 1 << 20, Data: make([]byte, 1<<20)}
+	m := stream.Message{Kind: stream.KindData, Total: 256 << 10, Length: 256 << 10, Data: make([]byte, 256<<10)}
 	for _, c := range conns {
 		senders.Go(func() {
 			for c.Send(m) == nil {
@@ -95,12 +95,11 @@ func TestCloseOnAHungNetwork(t *testing.T) {
 	if _, err := dialer.Attach(ctx, w.child, far, backup); err == nil {
 		t.Error("attached over a network that hangs")
 	}
-	start := time.Now()
 	for _, c := range conns {
 		c.Close()
 	}
 	senders.Wait()
-	if took := time.Since(start); took > 3*time.Second {
-		t.Errorf("closing took %v", took)
+	if dialer.Connections() != 1 {
+		t.Error("closing waited until the connection was given up")
 	}
 }
