@@ -208,6 +208,9 @@ func (f *flow) transmit(now time.Duration) {
 	f.last = max(f.last, arrival)
 	f.unread += size
 	p.left -= size
+	if len(p.msg.Data) > 0 {
+		f.from.sent += int64(size)
+	}
 	if p.left == 0 {
 		f.queue[0] = nil
 		f.queue = f.queue[1:]

@@ -34,6 +34,7 @@ type host struct {
 	ring    []*flow       // that have something to send, in the order of their turns
 	upFree  time.Duration // when the uplink has sent what it was given
 	planned bool          // an event at upFree
+	sent    int64         // bytes of blocks
 
 	downFree time.Duration // when the downlink will have delivered all that is on its way
 	waiting  []*flow       // for room in front of the downlink
@@ -129,6 +130,13 @@ func (n *Network) resume() {
 		}
 	}
 	n.look()
+}
+
+// Sent returns how many bytes of blocks left a host.
+func (n *Network) Sent(id stream.PeerID) int64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.hosts[id].sent
 }
 
 // Edges returns how many ends of edges are open.
