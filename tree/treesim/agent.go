@@ -144,7 +144,10 @@ func (a *agent) added(held int) {
 }
 
 // hasFailed tells the owner of a peer that cannot be reached, once for each heartbeat.
-func (a *agent) hasFailed(peer stream.PeerID, _ error) {
+func (a *agent) hasFailed(peer stream.PeerID, err error) {
+	if debugFailed {
+		a.world.log("unreachable", string(peer), "from "+string(a.id)+": "+err.Error())
+	}
 	a.mu.Lock()
 	known := a.failed[peer]
 	a.failed[peer] = true
@@ -185,3 +188,5 @@ func (a *agent) beat(turn uint64) {
 	a.world.toOwner(a, func(o *owner) { o.hear(b) })
 	a.world.net.After(beatInterval, uint64(a.number), func() { a.beat(turn) })
 }
+
+var debugFailed = true

@@ -70,6 +70,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.Connections = cmp.Or(c.Connections, 8)
 	c.ReadTimeout = cmp.Or(c.ReadTimeout, 30*time.Second)
 	c.Limit = cmp.Or(c.Limit, 5*time.Minute)
+	c.Member.Grace = cmp.Or(c.Member.Grace, time.Second)
 	c.Network.Seed = cmp.Or(c.Network.Seed, c.Seed)
 	if c.Agents < 1 || c.Programs.Reads > c.Blocks {
 		return c, fmt.Errorf("treesim: %d agents, programs that read %d of %d blocks", c.Agents, c.Programs.Reads, c.Blocks)

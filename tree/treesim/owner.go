@@ -21,7 +21,8 @@ const (
 	beatInterval = time.Second            // of agents
 	deadAfter    = 3 * time.Second        // without a heartbeat
 	watchEvery   = 250 * time.Millisecond // how often the owner looks for the dead
-	witnesses    = 2                      // who report a peer before it is taken for dead, or for a liar
+	witnesses    = 2                      // who report a peer before it is taken for dead
+	patience     = 4                      // heartbeats for which a member tries in vain to reach its parent
 )
 
 // beat is an agent's heartbeat.
@@ -42,8 +43,8 @@ type owner struct {
 	forest  *tree.Forest
 	saved   *tree.Snapshot // while it is down
 	members map[tree.ID]*membership
-	blamed  map[tree.ID]map[stream.PeerID]bool // by whom, of what is worse than being dead
-	changed map[tree.ID]bool                   // whose positions may be others now
+	blamed  map[tree.ID]bool // that were cut off by somebody whom they fed: they are to feed nobody
+	changed map[tree.ID]bool // whose positions may be others now
 	flushes bool
 }
 
@@ -51,11 +52,16 @@ type owner struct {
 type membership struct {
 	heard  time.Duration
 	told   []member.Position
-	failed map[stream.PeerID]bool // who reported it
+	failed map[stream.PeerID]bool // who reported it of late
+	trying map[stream.PeerID]int  // heartbeats in a row in which it could not reach a peer
+}
+
+func newMembership(heard time.Duration) *membership {
+	return &membership{heard: heard, failed: map[stream.PeerID]bool{}, trying: map[stream.PeerID]int{}}
 }
 
 func newOwner(w *world) (*owner, error) {
-	o := &owner{world: w, up: true, term: 1, members: map[tree.ID]*membership{}, blamed: map[tree.ID]map[stream.PeerID]bool{}, changed: map[tree.ID]bool{}}
+	o := &owner{world: w, up: true, term: 1, members: map[tree.ID]*membership{}, blamed: map[tree.ID]bool{}, changed: map[tree.ID]bool{}}
 	var err error
 	o.forest, err = tree.NewForest(tree.ForestConfig{Stripes: w.cfg.Stripes, Epoch: tree.Epoch{Term: o.term}})
 	return o, err
@@ -69,7 +75,7 @@ func (o *owner) hear(b beat) {
 	id := tree.ID(b.from)
 	m := o.members[id]
 	if m == nil {
-		m = &membership{failed: map[stream.PeerID]bool{}}
+		m = newMembership(0)
 		o.members[id] = m
 	}
 	m.heard = o.world.net.Now()
@@ -86,9 +92,7 @@ func (o *owner) hear(b beat) {
 		}
 	}
 	o.note(id)
-	for _, peer := range b.failed {
-		o.report(tree.ID(peer), b.from)
-	}
+	o.complain(m, b)
 	for _, peer := range b.cutOff {
 		o.blame(tree.ID(peer), b.from)
 	}
@@ -104,8 +108,7 @@ func has(t *tree.Tree, id tree.ID) bool {
 
 // measure tells the forest how a machine is.
 func (o *owner) measure(id tree.ID, uplink int64) {
-	bad := len(o.blamed[id]) >= witnesses
-	if err := o.forest.SetMachine(tree.Machine{ID: id, Uplink: uplink, Draining: bad}); err != nil {
+	if err := o.forest.SetMachine(tree.Machine{ID: id, Uplink: uplink, Draining: o.blamed[id]}); err != nil {
 		o.world.fail(err)
 	}
 }
@@ -141,6 +144,9 @@ func (o *owner) apply(changes []tree.Change) {
 			continue
 		}
 		if root, ok := t.Root(c.Stripe); ok {
+			if c.Child == root && c.Parent == tree.Registry {
+				o.world.log("root", string(root), fmt.Sprintf("of stripe %d", c.Stripe))
+			}
 			o.note(root)
 			for _, s := range t.Children(root, c.Stripe) {
 				o.note(s)
@@ -226,12 +232,32 @@ func (o *owner) report(id tree.ID, by stream.PeerID) {
 	}
 }
 
-// blame notes that a member lied to another.
-func (o *owner) blame(id tree.ID, by stream.PeerID) {
-	if o.blamed[id] == nil {
-		o.blamed[id] = map[stream.PeerID]bool{}
+// complain notes whom a member could not reach. Whoever tries for long in vain, alone, gets another parent.
+func (o *owner) complain(m *membership, b beat) {
+	trying := map[stream.PeerID]int{}
+	for _, peer := range b.failed {
+		trying[peer] = m.trying[peer] + 1
+		if trying[peer] >= patience {
+			o.blame(tree.ID(peer), b.from)
+		}
+		o.report(tree.ID(peer), b.from)
 	}
-	o.blamed[id][by] = true
+	m.trying = trying
+}
+
+// blame notes that a member lied to another, which it feeds: who is not fed by it has no say.
+func (o *owner) blame(id tree.ID, by stream.PeerID) {
+	t := o.tree()
+	if o.blamed[id] || t == nil {
+		return
+	}
+	for stripe := range t.Stripes() {
+		if slices.Contains(t.Children(id, stripe), tree.ID(by)) {
+			o.world.log("blamed", string(id), "by "+string(by))
+			o.blamed[id] = true
+			o.measure(id, 0)
+		}
+	}
 }
 
 // remove takes a member out. If it lives, its next heartbeat lets it join again.
@@ -292,7 +318,7 @@ func (o *owner) restart() {
 		return
 	}
 	for _, m := range o.saved.Members {
-		o.members[m.ID] = &membership{heard: o.world.net.Now(), failed: map[stream.PeerID]bool{}}
+		o.members[m.ID] = newMembership(o.world.net.Now())
 	}
 	o.saved = nil
 }

@@ -3,6 +3,7 @@ package treesim
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/xylem-project/xylem/blockfmt"
@@ -19,17 +20,31 @@ type registry struct {
 	link    Link
 	latency time.Duration
 	opens   chan struct{} // closed when it begins to answer
+	log     func(what, whom, detail string)
+
+	mu    sync.Mutex
+	asked map[int]int // times that a block was, by number
+}
+
+// asks counts a request.
+func (r *registry) asks(agent stream.PeerID, block int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.asked[block]++; r.asked[block] > 1 {
+		r.log("asked again", string(agent), fmt.Sprintf("block %d", block))
+	}
 }
 
 // open connects the registry, for the first time or after it was down.
 func (r *registry) open() { r.net.Add(registryID, r.link, r.serve) }
 
 // serve answers one request.
-func (r *registry) serve(conn stream.Conn, _ stream.PeerID) {
+func (r *registry) serve(conn stream.Conn, agent stream.PeerID) {
 	m, err := conn.Receive(nil)
 	if err != nil {
 		return
 	}
+	r.asks(agent, m.Block)
 	<-r.opens
 	time.Sleep(r.latency)
 	data := r.content.of(r.content.image.Ref(m.Block))

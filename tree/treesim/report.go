@@ -48,6 +48,16 @@ func (r *Report) OverBound() float64 { return float64(r.Took) / float64(r.Bound)
 // OverImage is Egress as a multiple of what each agent got.
 func (r *Report) OverImage() float64 { return float64(r.Egress) / float64(r.Config.wanted()) }
 
+// Count returns how many events of a kind there were.
+func (r *Report) Count(what string) (n int) {
+	for _, e := range r.Events {
+		if e.What == what {
+			n++
+		}
+	}
+	return n
+}
+
 // Range sums up durations.
 type Range struct {
 	N      int           `json:"n"`

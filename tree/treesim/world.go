@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -74,7 +75,7 @@ func newWorld(cfg Config) (*world, error) {
 	if w.owner, err = newOwner(w); err != nil {
 		return nil, err
 	}
-	w.registry = &registry{net: w.net, content: w.content, link: cfg.Registry, latency: cfg.Latency, opens: make(chan struct{})}
+	w.registry = &registry{net: w.net, content: w.content, link: cfg.Registry, latency: cfg.Latency, opens: make(chan struct{}), log: w.log, asked: map[int]int{}}
 	w.registry.open()
 	w.net.Add(ownerID, Link{}, func(stream.Conn, stream.PeerID) {})
 	for i := range cfg.Blocks {
@@ -156,20 +157,23 @@ func (w *world) done() bool {
 	if n := w.cfg.Programs.Count; n > 0 {
 		return ready == n
 	}
-	for _, a := range w.agents {
-		if a.process() != nil && a.store.len() < w.cfg.Blocks {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(w.agents, w.lacks)
+}
+
+// lacks says whether an agent should get blocks that it does not have. Who lies about its place is not fed.
+func (w *world) lacks(a *agent) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.run != nil && a.lie == nil && a.store.len() < w.cfg.Blocks
 }
 
 // lacking says what is not done.
 func (w *world) lacking() string {
 	for _, a := range w.agents {
-		if n := a.store.len(); a.process() != nil && n < w.cfg.Blocks && w.cfg.Programs.Count == 0 {
+		if n := a.store.len(); w.cfg.Programs.Count == 0 && w.lacks(a) {
 			p := a.process()
-			return fmt.Sprintf("%s has %d blocks of %d, %v from %q, epochs %d", a.id, n, w.cfg.Blocks, p.member.Held(), p.member.Parents(), p.member.Epochs())
+			t := w.owner.tree()
+			return fmt.Sprintf("%s has %d blocks of %d, %v from %q, epochs %d", a.id, n, w.cfg.Blocks, p.member.Held(), p.member.Parents(), p.member.Epochs()) + fmt.Sprintf("%+v", t.Snapshot())
 		}
 	}
 	w.mu.Lock()
