@@ -2,6 +2,7 @@ package treesim
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -147,6 +148,9 @@ func (a *agent) added(held int) {
 func (a *agent) hasFailed(peer stream.PeerID, err error) {
 	if debugFailed {
 		a.world.log("unreachable", string(peer), "from "+string(a.id)+": "+err.Error())
+	}
+	if errors.Is(err, stream.ErrStale) || errors.Is(err, context.Canceled) { // replaced, or about to be
+		return
 	}
 	a.mu.Lock()
 	known := a.failed[peer]

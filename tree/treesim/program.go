@@ -2,9 +2,16 @@ package treesim
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
+	"os"
+	"runtime/pprof"
+	"sync"
 	"time"
 )
+
+var once sync.Once
+var debugHang = os.Getenv("HANG") != ""
 
 // launch starts the programs.
 func (w *world) launch(ctx context.Context, rng *rand.Rand) {
@@ -61,6 +68,14 @@ func (w *world) read(ctx context.Context, a *agent, block int) {
 	ref := w.content.image.Ref(block)
 	had := a.store.Has(ref)
 	start := w.net.Now()
+	if debugHang {
+		defer time.AfterFunc(12*time.Second, func() {
+			once.Do(func() {
+				fmt.Fprintln(os.Stderr, "HANG", a.id, block)
+				pprof.Lookup("goroutine").WriteTo(os.Stderr, 2)
+			})
+		}).Stop()
+	}
 	stored, err := p.blocks.Block(ctx, ref)
 	end := w.net.Now()
 	if p.ctx.Err() != nil || ctx.Err() != nil {

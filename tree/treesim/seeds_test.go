@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,7 +51,8 @@ func TestSeeds(t *testing.T) {
 }
 
 func judge(t *testing.T, cfg Config, r *Report) {
-	if r.Wrong > 0 || r.Failed > 0 || r.Edges > 0 {
+	cut := slices.ContainsFunc(cfg.Faults, func(f Fault) bool { return f.Kind == Down || f.Kind == Split || f.Kind == Stall })
+	if r.Wrong > 0 || r.Failed > 0 && !cut || r.Edges > 0 {
 		t.Errorf("%d blocks are wrong, %d reads failed, %d ends of edges are open", r.Wrong, r.Failed, r.Edges)
 	}
 	if limit := 5 * time.Second; r.Reads.Max > limit {
