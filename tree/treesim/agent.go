@@ -3,6 +3,7 @@ package treesim
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,9 +36,9 @@ type process struct {
 	agent     *agent
 	node      *stream.Node
 	member    *member.Member
-	coalesced *fetch.Coalescer
-	blocks    blockfmt.Source // what containers read
-	ctx       context.Context // ends with it
+	coalesced []*fetch.Coalescer // from the registry up
+	blocks    blockfmt.Source    // what containers read
+	ctx       context.Context    // ends with it
 	stop      context.CancelFunc
 }
 
@@ -69,19 +70,25 @@ func (a *agent) start() error {
 
 // config puts the agent's stack together:
 //
-//	Deadline(Coalesced(Cached(store, Member(tree, Retry(Limited(registry))))))
+//	Deadline(Coalesced(Cached(store, Member(tree, Coalesced(Retry(Limited(registry)))))))
 func (p *process) config() member.Config {
 	w, a := p.agent.world, p.agent
 	cfg := w.cfg.Member
 	cfg.Node, cfg.Image, cfg.Store, cfg.Attach, cfg.Failed = p.node, w.content.image, a.store, p.attach, a.hasFailed
-	cfg.Origin = fetch.Retry(fetch.Limited(w.registry.source(a.id), w.cfg.Connections), fetch.RetryConfig{})
+	cfg.Origin = p.once(fetch.Retry(fetch.Limited(w.registry.source(a.id), w.cfg.Connections), fetch.RetryConfig{}))
 	cfg.Stack = func(store blockfmt.Store, tree blockfmt.Source) blockfmt.Source {
-		p.coalesced = fetch.Coalesced(fetch.Cached(store, tree))
-		return fetch.Deadline(p.coalesced, w.cfg.ReadTimeout)
+		return fetch.Deadline(p.once(fetch.Cached(store, tree)), w.cfg.ReadTimeout)
 	}
 	cfg.Order, cfg.Ahead = w.order, w.ahead
 	cfg.Ladder.Verify = w.content.verify
 	return cfg
+}
+
+// once is fetch.Coalesced, until the process ends.
+func (p *process) once(next blockfmt.Source) blockfmt.Source {
+	c := fetch.Coalesced(next)
+	p.coalesced = append(p.coalesced, c)
+	return c
 }
 
 func (p *process) attach(ctx context.Context, s *stream.Share, to stream.Address, at stream.Attachment) (*stream.Peer, error) {
@@ -115,8 +122,10 @@ func (p *process) close() {
 	if err := p.member.Close(); err != nil {
 		p.agent.world.fail(err)
 	}
-	if err := p.coalesced.Close(); err != nil {
-		p.agent.world.fail(err)
+	for _, c := range slices.Backward(p.coalesced) {
+		if err := c.Close(); err != nil {
+			p.agent.world.fail(err)
+		}
 	}
 }
 
