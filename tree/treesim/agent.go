@@ -42,8 +42,11 @@ type process struct {
 	stop      context.CancelFunc
 }
 
-// start begins an agent's life, and joins the tree.
+// start begins an agent's life, and joins the tree. An agent that lives goes on.
 func (a *agent) start() error {
+	if a.process() != nil {
+		return nil
+	}
 	p := &process{agent: a}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	cfg := a.world.cfg.Node
@@ -153,19 +156,18 @@ func (a *agent) added(held int) {
 	}
 }
 
-// hasFailed tells the owner of a peer that cannot be reached, once for each heartbeat.
+// hasFailed tells the owner of a peer that cannot be reached, once for each heartbeat. A peer that refuses the place is not dead:
+// one of the two knows of a newer one.
 func (a *agent) hasFailed(peer stream.PeerID, err error) {
-	if debugFailed {
-		a.world.log("unreachable", string(peer), "from "+string(a.id)+": "+err.Error())
-	}
-	if errors.Is(err, stream.ErrStale) || errors.Is(err, context.Canceled) { // replaced, or about to be
+	if errors.Is(err, context.Canceled) { // the peer told that another takes its place
 		return
 	}
+	refused := errors.Is(err, stream.ErrStale)
 	a.mu.Lock()
 	known := a.failed[peer]
 	a.failed[peer] = true
 	a.mu.Unlock()
-	if !known {
+	if !known && !refused {
 		a.world.toOwner(a, func(o *owner) { o.report(id(peer), a.id) })
 	}
 }
@@ -201,5 +203,3 @@ func (a *agent) beat(turn uint64) {
 	a.world.toOwner(a, func(o *owner) { o.hear(b) })
 	a.world.net.After(beatInterval, uint64(a.number), func() { a.beat(turn) })
 }
-
-var debugFailed = true

@@ -110,10 +110,7 @@ func (w *world) hit(a *agent, kind Kind) (undo func()) {
 
 // restart brings an agent back.
 func (w *world) restart(a *agent, wiped bool) {
-	if a.process() != nil {
-		return
-	}
-	if wiped {
+	if wiped && a.process() == nil {
 		a.mu.Lock()
 		a.store, a.first, a.full = newStore(w.content, a.added), 0, 0
 		a.mu.Unlock()

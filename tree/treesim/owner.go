@@ -43,7 +43,7 @@ type owner struct {
 	forest  *tree.Forest
 	saved   *tree.Snapshot // while it is down
 	members map[tree.ID]*membership
-	blamed  map[tree.ID]bool // that were cut off by somebody whom they fed: they are to feed nobody
+	demoted map[tree.ID]bool // are to feed nobody
 	changed map[tree.ID]bool // whose positions may be others now
 	flushes bool
 }
@@ -61,7 +61,7 @@ func newMembership(heard time.Duration) *membership {
 }
 
 func newOwner(w *world) (*owner, error) {
-	o := &owner{world: w, up: true, term: 1, members: map[tree.ID]*membership{}, blamed: map[tree.ID]bool{}, changed: map[tree.ID]bool{}}
+	o := &owner{world: w, up: true, term: 1, members: map[tree.ID]*membership{}, demoted: map[tree.ID]bool{}, changed: map[tree.ID]bool{}}
 	var err error
 	o.forest, err = tree.NewForest(tree.ForestConfig{Stripes: w.cfg.Stripes, Epoch: tree.Epoch{Term: o.term}})
 	return o, err
@@ -108,7 +108,7 @@ func has(t *tree.Tree, id tree.ID) bool {
 
 // measure tells the forest how a machine is.
 func (o *owner) measure(id tree.ID, uplink int64) {
-	if err := o.forest.SetMachine(tree.Machine{ID: id, Uplink: uplink, Draining: o.blamed[id]}); err != nil {
+	if err := o.forest.SetMachine(tree.Machine{ID: id, Uplink: uplink, Draining: o.demoted[id]}); err != nil {
 		o.world.fail(err)
 	}
 }
@@ -232,31 +232,37 @@ func (o *owner) report(id tree.ID, by stream.PeerID) {
 	}
 }
 
-// complain notes whom a member could not reach. Whoever tries for long in vain, alone, gets another parent.
+// complain notes whom a member could not reach. Where one tries for long in vain, neither is to feed others: it is not known whose
+// fault it is, and who is not fed has nothing to give.
 func (o *owner) complain(m *membership, b beat) {
 	trying := map[stream.PeerID]int{}
 	for _, peer := range b.failed {
 		trying[peer] = m.trying[peer] + 1
-		if trying[peer] >= patience {
-			o.blame(tree.ID(peer), b.from)
+		if trying[peer] == patience && o.blame(tree.ID(peer), b.from) {
+			o.demote(tree.ID(b.from), "cannot reach "+string(peer))
 		}
-		o.report(tree.ID(peer), b.from)
 	}
 	m.trying = trying
 }
 
-// blame notes that a member lied to another, which it feeds: who is not fed by it has no say.
-func (o *owner) blame(id tree.ID, by stream.PeerID) {
+// blame notes that a member is of no use to another, which it feeds: who is not fed by it has no say.
+func (o *owner) blame(id tree.ID, by stream.PeerID) bool {
 	t := o.tree()
-	if o.blamed[id] || t == nil {
-		return
-	}
 	for stripe := range t.Stripes() {
 		if slices.Contains(t.Children(id, stripe), tree.ID(by)) {
-			o.world.log("blamed", string(id), "by "+string(by))
-			o.blamed[id] = true
-			o.measure(id, 0)
+			o.demote(id, "by "+string(by))
+			return true
 		}
+	}
+	return false
+}
+
+// demote makes a member one that feeds nobody, if the others can do without.
+func (o *owner) demote(id tree.ID, why string) {
+	if !o.demoted[id] {
+		o.world.log("demoted", string(id), why)
+		o.demoted[id] = true
+		o.measure(id, 0)
 	}
 }
 

@@ -93,6 +93,7 @@ func newWorld(cfg Config) (*world, error) {
 			a.link = link
 		}
 		a.store = newStore(w.content, a.added)
+		w.net.Add(a.id, a.link, nil) // nothing runs there yet
 		w.agents = append(w.agents, a)
 		w.byID[a.id] = a
 	}
