@@ -592,3 +592,36 @@ func TestNewsComeInBatches(t *testing.T) {
 		}
 	})
 }
+
+// TestAttachWhileTheStoreKeeps: a child that attaches while the store is still keeping a block gets it, although it cannot be
+// read back when the push looks for it.
+func TestAttachWhileTheStoreKeeps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		blob := blocktest.NewBlob(1, 16<<10, 16<<10)
+		im := image(t, blob, 1)
+		net := newPipes(t)
+		root, middle := newNode(t, stream.NodeConfig{}), newNode(t, stream.NodeConfig{})
+		share(t, root, stream.ShareConfig{Image: im, Store: full(t, blob)})
+		slow := &slowKeeper{open: make(chan struct{})}
+		edge(t, net, root, share(t, middle, stream.ShareConfig{Image: im, Store: slow}), fed)
+		synctest.Wait()
+		store := newArrivals()
+		edge(t, net, middle, share(t, newNode(t, stream.NodeConfig{}), stream.ShareConfig{Image: im, Store: store}), fed)
+		synctest.Wait()
+		close(slow.open)
+		if i := <-store.came; i != 0 {
+			t.Errorf("block %d came", i)
+		}
+	})
+}
+
+// slowKeeper is a Store that keeps nothing before it is open.
+type slowKeeper struct {
+	blocktest.Memory
+	open chan struct{}
+}
+
+func (s *slowKeeper) Put(ctx context.Context, ref blockfmt.Ref, stored []byte) error {
+	<-s.open
+	return s.Memory.Put(ctx, ref, stored)
+}

@@ -38,6 +38,7 @@ type Share struct {
 	mu     sync.Mutex
 	closed bool
 	have   bitset
+	kept   bitset // what the Store was given: have runs ahead of it
 	hot    *hot
 	edges  []*edge // replaced, not changed
 	peers  []*Peer // replaced, not changed
@@ -60,10 +61,11 @@ func (n *Node) Share(cfg ShareConfig) (*Share, error) {
 		cfg.Feed = func() Feed { return InOrder(blocks, nil) }
 	}
 	s := &Share{node: n, cfg: cfg, image: cfg.Image, verified: blockfmt.IsVerified(cfg.Source), have: newBitset(cfg.Image.Len()),
-		hot: newHot(n.cfg.Hot), epochs: map[edgeKey]uint64{}}
+		kept: newBitset(cfg.Image.Len()), hot: newHot(n.cfg.Hot), epochs: map[edgeKey]uint64{}}
 	for i := range s.image.Len() {
 		if cfg.Store.Has(s.image.Ref(i)) {
 			s.have.add(i)
+			s.kept.add(i)
 		}
 	}
 	n.mu.Lock()
@@ -136,6 +138,7 @@ func (s *Share) Children() []PeerID {
 // bytes are verified; they may be kept for a while.
 func (s *Share) Arrived(ref blockfmt.Ref, stored []byte) {
 	if i, ok := s.image.Find(ref); ok {
+		s.settled(i)
 		s.arrived(i, newBlock(stored), nil)
 	}
 }
@@ -167,11 +170,24 @@ func (s *Share) arrived(i int, b *block, from *Peer) {
 func (s *Share) keep(ctx context.Context, i int, b *block, from *Peer) {
 	s.arrived(i, b, from)
 	// A store that cannot keep a block says so in its own log; the block is served from memory for a while.
-	if k, ok := s.cfg.Store.(keeper); ok {
-		_ = k.Keep(ctx, s.image.Ref(i), b.stored)
-		return
+	if s.put(ctx, s.image.Ref(i), b.stored) == nil {
+		s.settled(i)
+		s.arrived(i, b, from) // if somebody looked for it in the store too early
 	}
-	_ = s.cfg.Store.Put(ctx, s.image.Ref(i), b.stored)
+}
+
+func (s *Share) put(ctx context.Context, ref blockfmt.Ref, stored []byte) error {
+	if k, ok := s.cfg.Store.(keeper); ok {
+		return k.Keep(ctx, ref, stored)
+	}
+	return s.cfg.Store.Put(ctx, ref, stored)
+}
+
+// settled notes that the Store has a block.
+func (s *Share) settled(i int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kept.add(i)
 }
 
 // A keeper is what a Store may be as well: Keep is Put for bytes that were verified already.
@@ -216,14 +232,26 @@ func (s *Share) stored(ctx context.Context, i int) (*block, error) {
 	if b := s.inMemory(i); b != nil {
 		return b, nil
 	}
+	s.mu.Lock()
+	kept := s.kept.has(i)
+	s.mu.Unlock()
 	stored, err := s.cfg.Store.Block(ctx, s.image.Ref(i))
 	if err != nil {
-		s.mu.Lock()
-		s.have.remove(i)
-		s.mu.Unlock()
+		s.lacks(i, kept)
 		return nil, err
 	}
 	return newBlock(stored), nil
+}
+
+// lacks takes back the word that a block is here, which was not found in the Store although it was kept there, or before it was:
+// then it is here again as soon as it is kept.
+func (s *Share) lacks(i int, kept bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if kept || !s.kept.has(i) {
+		s.have.remove(i)
+		s.kept.remove(i)
+	}
 }
 
 // missed tells the other children's feeds what one of them demands.
