@@ -222,21 +222,21 @@ func (e *edge) want(m Message) error {
 	if len(e.wants) >= MaxWants {
 		return fmt.Errorf("more than %d blocks wanted: %w", MaxWants, ErrProtocol)
 	}
-	if e.draining {
+	e.toSend.wake()
+	pushed := remove(&e.ready[LanePush], m.Block)
+	if e.draining && pushed == nil { // what is being pushed goes on: a failure would void the first half of it
 		e.control = append(e.control, Message{Kind: KindFail, Block: m.Block, Reason: ReasonTransient})
-		e.toSend.wake()
 		return nil
 	}
-	e.toSend.wake()
 	if e.pushing == m.Block { // the answer to this may be through before the push has read the block
 		e.pushing = -1
 		e.has.remove(m.Block)
 	}
 	w := &want{block: m.Block, lane: m.Lane, stop: func() {}}
 	e.wants[m.Block] = w
-	if o := remove(&e.ready[LanePush], m.Block); o != nil {
+	if pushed != nil {
 		e.toPush.wake()
-		e.isReady(w, o)
+		e.isReady(w, pushed)
 		return nil
 	}
 	e.waiting[w.lane] = append(e.waiting[w.lane], w)

@@ -625,3 +625,35 @@ func (s *slowKeeper) Put(ctx context.Context, ref blockfmt.Ref, stored []byte) e
 	<-s.open
 	return s.Memory.Put(ctx, ref, stored)
 }
+
+// TestWantWhileThePushDrains: a block that is in the middle of being pushed when the edge is replaced, and is wanted then, comes
+// as a whole.
+func TestWantWhileThePushDrains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		blob := blocktest.NewBlob(1, 16<<10, 16<<10)
+		im := image(t, blob, 1)
+		parent := newNode(t, stream.NodeConfig{Unit: 1000})
+		s := share(t, parent, stream.ShareConfig{Image: im, Store: full(t, blob)})
+		sc, _ := scriptedChild(t, stream.Pipe, parent, "child")
+		sc.send(attach(im, fed))
+		m := sc.expect(stream.KindData)
+		synctest.Wait() // the second piece is being sent
+		s.Expect("child", fed.Stripes, fed.Epoch+1)
+		sc.send(stream.Message{Kind: stream.KindWant, Received: uint64(m.Length)})
+		synctest.Wait()
+		for got := m.Length; got < m.Total; {
+			switch next, err := sc.Receive(whole); {
+			case err != nil:
+				t.Fatal(err)
+			case next.Kind == stream.KindFail:
+				t.Fatalf("failed after %d of %d bytes", got, m.Total)
+			case next.Kind == stream.KindData:
+				if next.Offset != got {
+					t.Fatalf("bytes at %d, want them at %d", next.Offset, got)
+				}
+				got += next.Length
+			}
+		}
+		sc.discard()
+	})
+}
