@@ -3,6 +3,7 @@ package member
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/xylem-project/xylem/blockfmt"
@@ -21,28 +22,31 @@ func (s *seat) fetchAhead() {
 	}
 }
 
-// fetch reads what the member lacks of the stripe's blocks that all will want, in their order, until it has them or ctx ends.
+// fetch reads what the member lacks of the stripe's blocks that all will want, in their order, until it has them or ctx ends. It
+// begins with one block and has one more under way with each that came: all wait for the first, so the whole link is for it.
 func (m *Member) fetch(ctx context.Context, stripe int) {
-	blocks := make(chan int)
+	turns := make(chan struct{}, m.cfg.Workers)
+	turns <- struct{}{}
+	var given atomic.Int64
+	given.Store(1)
 	var wg sync.WaitGroup
-	for range m.cfg.Workers {
-		wg.Go(func() {
-			for i := range blocks {
-				m.fetchBlock(ctx, i)
-			}
-		})
-	}
 	defer wg.Wait()
-	defer close(blocks)
 	for _, i := range m.cfg.Order[:m.cfg.Ahead] {
 		if m.cfg.Image.Stripe(i) != stripe || m.cfg.Store.Has(m.cfg.Image.Ref(i)) {
 			continue
 		}
 		select {
-		case blocks <- i:
+		case <-turns:
 		case <-ctx.Done():
 			return
 		}
+		wg.Go(func() {
+			m.fetchBlock(ctx, i)
+			turns <- struct{}{}
+			if given.Add(1) <= int64(m.cfg.Workers) {
+				turns <- struct{}{}
+			}
+		})
 	}
 }
 

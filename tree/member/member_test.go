@@ -38,6 +38,30 @@ func TestAllHaveAllAndTheRegistryIsReadOnce(t *testing.T) {
 	})
 }
 
+// TestRootBeginsWithOneBlock: the first block has the link to itself, and later as many are under way as may be.
+func TestRootBeginsWithOneBlock(t *testing.T) {
+	inWorld(t, func(w *world) {
+		var running atomic.Int64
+		a := w.agent("a", all, func(cfg *member.Config) {
+			cfg.Workers = 5
+			cfg.Origin = blockfmt.SourceFunc(func(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
+				running.Add(1)
+				defer running.Add(-1)
+				time.Sleep(time.Second)
+				return w.registry.Block(ctx, ref)
+			})
+		})
+		w.place(1, 0, []*agent{a})
+		for second, want := range []int64{1, 2, 4, 5, 5} {
+			time.Sleep(time.Second / 2)
+			if n := running.Load(); n != want {
+				t.Errorf("%d blocks are under way in second %d, want %d", n, second, want)
+			}
+			time.Sleep(time.Second / 2)
+		}
+	})
+}
+
 func TestNothingIsFetchedUnasked(t *testing.T) {
 	inWorld(t, func(w *world) {
 		_, _, _, d := crowd(w)
