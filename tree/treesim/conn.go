@@ -40,6 +40,7 @@ type flow struct {
 type parcel struct {
 	flow *flow
 	msg  stream.Message
+	put  time.Duration // when it was handed over
 	size int
 	left int // bytes not sent
 	last bool
@@ -80,8 +81,9 @@ func (c *conn) Send(m stream.Message) error {
 // put adds a parcel, of which the network takes notice at its next tick; mu is held.
 func (f *flow) put(p *parcel) {
 	n := f.from.net
+	p.put = n.Now()
 	if len(f.queue) == 0 {
-		f.since = n.Now()
+		f.since = p.put
 	}
 	f.queue = append(f.queue, p)
 	f.queued += p.size
@@ -178,6 +180,17 @@ func (f *flow) kick() {
 		return
 	}
 	f.from.ring = append(f.from.ring, f)
+}
+
+// before says whether what the flow sends next was handed over before another's; mu is held.
+func (f *flow) before(other *flow) bool {
+	switch {
+	case len(f.queue) == 0 || len(other.queue) == 0:
+		return len(f.queue) == 0 && len(other.queue) > 0
+	case f.queue[0].put != other.queue[0].put:
+		return f.queue[0].put < other.queue[0].put
+	}
+	return scatter(f.key, uint64(f.queue[0].msg.Block)) < scatter(other.key, uint64(other.queue[0].msg.Block))
 }
 
 // blocked says whether the flow has to wait for something other than its uplink, and will be kicked then; mu is held.

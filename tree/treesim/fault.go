@@ -93,6 +93,7 @@ func (w *world) strike(f Fault) (undo func()) {
 func (w *world) hit(a *agent, kind Kind) (undo func()) {
 	switch kind {
 	case Crash, Wipe:
+		w.noteBelow(a)
 		a.crash()
 		return func() { w.restart(a, kind == Wipe) }
 	case Stall:
@@ -106,6 +107,23 @@ func (w *world) hit(a *agent, kind Kind) (undo func()) {
 	a.lie = &lie{world: w, kind: kind, every: w.cfg.Seed}
 	a.mu.Unlock()
 	return func() {}
+}
+
+// noteBelow notes who is below an agent that is about to crash.
+func (w *world) noteBelow(a *agent) {
+	t := w.owner.tree()
+	if t == nil {
+		return
+	}
+	for stripe := range t.Stripes() {
+		below := map[tree.ID]bool{tree.ID(a.id): true}
+		for id := range t.Walk(stripe) {
+			if parent, ok := t.Parent(id, stripe); ok && below[parent] {
+				below[id] = true
+				w.below = append(w.below, stream.PeerID(id))
+			}
+		}
+	}
 }
 
 // restart brings an agent back.

@@ -3,6 +3,7 @@ package treesim
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/xylem-project/xylem/blockfmt"
@@ -233,9 +234,7 @@ func (n *Network) open(a, b *host) *conn {
 // serve gives the uplink to the flows in turn, as long as it is free; Network.mu is held.
 func (h *host) serve(now time.Duration) {
 	for len(h.ring) > 0 && !h.stalled && h.upFree <= now {
-		f := h.ring[0]
-		h.ring = h.ring[1:]
-		f.listed = false
+		f := h.next()
 		if f.blocked(now) {
 			continue
 		}
@@ -246,6 +245,22 @@ func (h *host) serve(now time.Duration) {
 		h.planned = true
 		h.net.at(h.upFree, uint64(h.number), (*uplink)(h))
 	}
+}
+
+// next takes the flow off the ring whose turn it is.
+func (h *host) next() *flow {
+	at := 0
+	if h.net.cfg.FIFO {
+		for i, f := range h.ring {
+			if f.before(h.ring[at]) {
+				at = i
+			}
+		}
+	}
+	f := h.ring[at]
+	h.ring = slices.Delete(h.ring, at, at+1)
+	f.listed = false
+	return f
 }
 
 // uplink is a host whose uplink is free again.

@@ -21,6 +21,9 @@ type NetworkConfig struct {
 	Tick time.Duration
 	// Segment is how many bytes of a message a link sends before it is the turn of another edge. Default 64 KiB.
 	Segment int
+	// FIFO says that links send messages in the order in which they were handed over, as plain queues do. Default: edges take
+	// turns, and small messages go first.
+	FIFO bool
 	// Queue is how many bytes may wait in front of a downlink; senders to it hold back the rest. Default 256 KiB.
 	Queue int
 	// Buffer is how many bytes a sender hands over before Send blocks; one message always has room. Default 64 KiB.

@@ -2,16 +2,9 @@ package treesim
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
-	"os"
-	"runtime/pprof"
-	"sync"
 	"time"
 )
-
-var once sync.Once
-var debugHang = os.Getenv("HANG") != ""
 
 // launch starts the programs.
 func (w *world) launch(ctx context.Context, rng *rand.Rand) {
@@ -68,14 +61,6 @@ func (w *world) read(ctx context.Context, a *agent, block int) {
 	ref := w.content.image.Ref(block)
 	had := a.store.Has(ref)
 	start := w.net.Now()
-	if debugHang {
-		defer time.AfterFunc(12*time.Second, func() {
-			once.Do(func() {
-				fmt.Fprintln(os.Stderr, "HANG", a.id, block)
-				pprof.Lookup("goroutine").WriteTo(os.Stderr, 2)
-			})
-		}).Stop()
-	}
 	stored, err := p.blocks.Block(ctx, ref)
 	end := w.net.Now()
 	if p.ctx.Err() != nil || ctx.Err() != nil {
@@ -94,7 +79,5 @@ func (w *world) read(ctx context.Context, a *agent, block int) {
 	case w.content.verify(ref, stored) != nil:
 		w.wrong++
 	}
-	if len(w.cfg.Faults) > 0 {
-		w.spans = append(w.spans, Span{a.id, start - w.began, end - start})
-	}
+	w.spans = append(w.spans, Span{a.id, start - w.began, end - start})
 }

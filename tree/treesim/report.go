@@ -21,13 +21,15 @@ type Report struct {
 	Ready  Range         `json:"ready"` // until a program had started
 	Reads  Histogram     `json:"reads"`
 	Misses Histogram     `json:"misses"` // reads of what the agent did not have
-	Spans  []Span        `json:"-"`      // all reads, if there were faults
-	Egress int64         `json:"egress"` // bytes that left the registry
-	Failed int           `json:"failed"` // reads with an error
-	Wrong  int           `json:"wrong"`  // blocks that are not what they should be
-	Edges  int           `json:"edges"`  // that were open at the end
-	Counts Counts        `json:"counts"`
-	Events []Event       `json:"events"`
+	Spans  []Span        `json:"-"`      // all reads
+	// Below are the agents that were below one that crashed, in any stripe.
+	Below  []stream.PeerID `json:"below,omitempty"`
+	Egress int64           `json:"egress"` // bytes that left the registry
+	Failed int             `json:"failed"` // reads with an error
+	Wrong  int             `json:"wrong"`  // blocks that are not what they should be
+	Edges  int             `json:"edges"`  // that were open at the end
+	Counts Counts          `json:"counts"`
+	Events []Event         `json:"events"`
 }
 
 // Counts are sums over the agents that lived at the end.
@@ -146,11 +148,23 @@ func (h Histogram) String() string {
 	return fmt.Sprintf("%d: p50 %v, p99 %v, max %v", h.N, h.Quantile(0.5), h.Quantile(0.99), h.Max)
 }
 
+// Slowest returns how long the reads took, apart from the slowest hundredth, that some agents waited for within a time. All agents
+// if none are named.
+func (r *Report) Slowest(agents []stream.PeerID, from, to time.Duration) time.Duration {
+	var h Histogram
+	for _, s := range r.Spans {
+		if s.At < to && s.At+s.Took > from && (agents == nil || slices.Contains(agents, s.Agent)) {
+			h.Add(s.Took)
+		}
+	}
+	return h.Quantile(0.99)
+}
+
 // report sums up, when all has ended.
 func (w *world) report() *Report {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	r := &Report{Config: w.cfg, Bound: w.cfg.LowerBound(), Ready: rangeOf(w.ready), Reads: w.reads, Misses: w.misses, Spans: w.spans,
+	r := &Report{Config: w.cfg, Bound: w.cfg.LowerBound(), Ready: rangeOf(w.ready), Reads: w.reads, Misses: w.misses, Spans: w.spans, Below: w.below,
 		Egress: w.net.Sent(registryID), Failed: w.failed, Wrong: w.wrong, Edges: w.net.Edges(), Counts: w.counts, Events: w.events}
 	var first, full []time.Duration
 	for _, a := range w.agents {

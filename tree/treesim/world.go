@@ -36,6 +36,7 @@ type world struct {
 	reads   Histogram
 	misses  Histogram
 	spans   []Span
+	below   []stream.PeerID
 	failed  int // reads that should not have
 	wrong   int // blocks
 	ready   []time.Duration
@@ -173,8 +174,7 @@ func (w *world) lacking() string {
 	for _, a := range w.agents {
 		if n := a.store.len(); w.cfg.Programs.Count == 0 && w.lacks(a) {
 			p := a.process()
-			t := w.owner.tree()
-			return fmt.Sprintf("%s has %d blocks of %d, %v from %q, epochs %d", a.id, n, w.cfg.Blocks, p.member.Held(), p.member.Parents(), p.member.Epochs()) + fmt.Sprintf("%+v", t.Snapshot())
+			return fmt.Sprintf("%s has %d blocks of %d, %v from %q, epochs %d", a.id, n, w.cfg.Blocks, p.member.Held(), p.member.Parents(), p.member.Epochs())
 		}
 	}
 	w.mu.Lock()
