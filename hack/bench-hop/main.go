@@ -21,7 +21,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/xylem-project/xylem/hack/nodelab"
+	"github.com/xylem-project/xylem/hack/figures"
 )
 
 type options struct {
@@ -92,9 +92,9 @@ func serve(ctx context.Context, opts options) (err error) {
 			return err
 		}
 	}
-	figures := b.figures()
-	table(figures)
-	return nodelab.WriteFigures(opts.out, figures)
+	measured := b.figures()
+	table(measured)
+	return figures.WriteFigures(opts.out, measured)
 }
 
 // bench is one run of all ways.
@@ -150,17 +150,17 @@ var names = []name{
 	{"tls_cpu", "s/GiB", "processor time of both ends, raw TLS 1.3"},
 }
 
-func (b *bench) figures() (list []nodelab.Figure) {
+func (b *bench) figures() (list []figures.Figure) {
 	for _, n := range names {
 		if len(b.samples[n.name]) > 0 {
-			list = append(list, nodelab.Summary(n.name, n.unit, b.samples[n.name]))
+			list = append(list, figures.Summary(n.name, n.unit, b.samples[n.name]))
 		}
 	}
 	return list
 }
 
 // table prints figures in Markdown.
-func table(figures []nodelab.Figure) {
+func table(figures []figures.Figure) {
 	fmt.Print("| what | name | median | min | max | n |\n|---|---|---|---|---|---|\n")
 	for _, f := range figures {
 		what := names[slices.IndexFunc(names, func(n name) bool { return n.name == f.Name })].what

@@ -270,7 +270,7 @@ func TestUplink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		blob := blocktest.NewBlob(1, 8<<20, 64<<10)
 		im := image(t, blob, 1)
-		parent, store := newNode(t, stream.NodeConfig{}), newArrivals()
+		parent, store := newNode(t, stream.NodeConfig{MaxWindow: 256 << 10}), newArrivals()
 		share(t, parent, stream.ShareConfig{Image: im, Store: full(t, blob)})
 		if rate := parent.Uplink(); rate != 0 {
 			t.Errorf("%d bytes/s without children", rate)

@@ -48,6 +48,9 @@ func (w *window) ack(received, sent uint64, now time.Time) bool {
 }
 
 func (w *window) measure(p probe, now time.Time) {
+	if p.limited {
+		w.steady.add(w.acked, now)
+	}
 	rtt := now.Sub(p.at)
 	if rtt <= 0 { // virtual time, or a clock that is too coarse
 		w.size = w.max
@@ -57,9 +60,6 @@ func (w *window) measure(p probe, now time.Time) {
 		w.rtt = rtt // never forgotten: what is measured later has the push's own queue in it
 	}
 	rate := float64(w.acked-p.acked) / rtt.Seconds()
-	if p.limited {
-		w.steady.add(w.acked, now)
-	}
 	switch {
 	case rate > w.rate:
 		w.rate = rate
