@@ -98,7 +98,7 @@ func carry(w *window, rate float64, delay time.Duration, sent *uint64, now *time
 		for w.room(*sent) > 0 {
 			const unit = 16 << 10
 			*sent += unit
-			w.probe(*sent, *now)
+			w.probe(*sent, *now, true)
 			link = latest(link, *now).Add(time.Duration(unit / rate * float64(time.Second)))
 			way = append(way, arrival{*sent, link.Add(delay)})
 		}
@@ -141,7 +141,7 @@ func TestWindow(t *testing.T) {
 func TestWindowBounds(t *testing.T) {
 	w := newWindow(25*time.Millisecond, 64<<10, 1<<20)
 	now := time.Unix(0, 0)
-	w.probe(1000, now)
+	w.probe(1000, now, true)
 	if w.ack(1001, 1000, now) {
 		t.Error("took an acknowledgement of what was not sent")
 	}
@@ -151,7 +151,7 @@ func TestWindowBounds(t *testing.T) {
 	if w.ack(999, 1000, now) {
 		t.Error("took an acknowledgement back")
 	}
-	w.probe(2000, now)
+	w.probe(2000, now, true)
 	w.ack(2000, 2000, now.Add(time.Hour))
 	if w.size != 64<<10 {
 		t.Errorf("window of %d bytes after an hour for 1000", w.size)

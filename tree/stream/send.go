@@ -77,7 +77,7 @@ func (e *edge) due() (lane Lane, n int, ok bool) {
 		return lane, min(e.node.cfg.Unit, len(o.bytes.stored)-o.sent), true
 	}
 	if e.stuck() {
-		e.window.probe(e.sent, time.Now())
+		e.window.probe(e.sent, time.Now(), true)
 		e.control = append(e.control, Message{Kind: KindBusy})
 		return 0, 0, true
 	}
@@ -160,7 +160,7 @@ func (e *edge) piece(lane Lane, o *outgoing) Message {
 	if e.sent-e.probed >= uint64(e.window.size/4) || whole && e.last() {
 		m.AckNow = true
 		e.probed = e.sent
-		e.window.probe(e.sent, time.Now())
+		e.window.probe(e.sent, time.Now(), !whole || !e.last())
 	}
 	if whole {
 		e.finish(lane, o)

@@ -20,6 +20,7 @@ type probe struct {
 	sent, acked uint64 // when it was sent
 	at          time.Time
 	limited     bool // the window was full: what is measured is the edge, not the lack of things to send
+	busy        bool // there was more to send
 }
 
 func newWindow(delay time.Duration, min, max int) *window {
@@ -30,8 +31,10 @@ func newWindow(delay time.Duration, min, max int) *window {
 func (w *window) room(sent uint64) int { return w.size - int(sent-w.acked) }
 
 // probe notes that an acknowledgement of the first sent bytes is asked for.
-func (w *window) probe(sent uint64, now time.Time) {
-	w.probes = append(w.probes, probe{sent, w.acked, now, w.room(sent) <= w.size/2})
+// busy says that there is more to send.
+func (w *window) probe(sent uint64, now time.Time, busy bool) {
+	limited := w.room(sent) <= w.size/2
+	w.probes = append(w.probes, probe{sent, w.acked, now, limited, busy || limited})
 }
 
 // ack notes that the first received of sent bytes arrived; false if that cannot be.
@@ -48,7 +51,7 @@ func (w *window) ack(received, sent uint64, now time.Time) bool {
 }
 
 func (w *window) measure(p probe, now time.Time) {
-	if p.limited {
+	if p.busy {
 		w.steady.add(w.acked, now)
 	}
 	rtt := now.Sub(p.at)
