@@ -90,8 +90,8 @@ func (c *Config) validate() error {
 		return errors.New("configuration: heartbeat must be at least 10ms, timeout at least twice heartbeat, grace at least timeout")
 	case c.Lease.Duration < 2*time.Second || c.Lease.Duration%time.Second != 0:
 		return fmt.Errorf("configuration: lease = %v, want whole seconds, at least 2s", c.Lease)
-	case c.CertificateTTL.Duration < time.Minute:
-		return fmt.Errorf("configuration: certificate_ttl = %v, want at least 1m", c.CertificateTTL)
+	case c.CertificateTTL.Duration < time.Second:
+		return fmt.Errorf("configuration: certificate_ttl = %v, want at least 1s, better days", c.CertificateTTL)
 	case c.Budget <= 0 || c.RequestsPerSecond <= 0 || c.Connections <= 0:
 		return errors.New("configuration: budget, requests_per_second and connections must be positive")
 	}

@@ -159,7 +159,7 @@ func (c *Client) join(ctx context.Context) error {
 // renew asks for a new certificate in good time.
 func (c *Client) renew(ctx context.Context) {
 	for pause := newPause(); ctx.Err() == nil; {
-		if !sleep(ctx, min(time.Until(c.id.renewal()), time.Hour)) || time.Now().Before(c.id.renewal()) {
+		if !sleep(ctx, max(time.Second, min(time.Until(c.id.renewal()), time.Hour))) || time.Now().Before(c.id.renewal()) {
 			continue
 		}
 		err := ErrUnreachable

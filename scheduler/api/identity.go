@@ -80,7 +80,7 @@ func (i *identity) accept(k kept) error {
 	if err != nil {
 		return fmt.Errorf("certificate: %w", err)
 	}
-	if peer, err := VerifyCredential(k.Certificate, ca, cert.NotAfter); err != nil {
+	if peer, err := VerifyCredential(k.Certificate, ca, cert.NotBefore); err != nil {
 		return err
 	} else if peer != i.peer {
 		return fmt.Errorf("%w: it is that of %s, this agent is %s", ErrCredential, peer, i.peer)
@@ -174,11 +174,13 @@ func (i *identity) valid(now time.Time) bool {
 	return i.certificate != nil && now.Before(i.certificate.NotAfter)
 }
 
-// renewal returns when to ask for a new certificate: when two thirds of the old one's time are over.
+// renewal returns when to ask for a new certificate: when two thirds of the old one's time are over, not counting that which
+// is for clocks that are slow.
 func (i *identity) renewal() time.Time {
 	i.mu.RLock()
 	defer i.mu.RUnlock()
-	return i.certificate.NotBefore.Add(i.certificate.NotAfter.Sub(i.certificate.NotBefore) * 2 / 3)
+	c := i.certificate
+	return c.NotAfter.Add(-(c.NotAfter.Sub(c.NotBefore) - Skew) / 3)
 }
 
 func (i *identity) admit(peer string, credential []byte) error {

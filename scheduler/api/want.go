@@ -45,6 +45,9 @@ func (c *Client) Enter(image digest.Digest, ref string, total []int) {
 		w = &want{image: image, woken: make(chan struct{}, 1), epochs: map[int]uint64{}}
 		c.wants[image] = w
 	}
+	if !w.needed || !slices.Equal(w.total, total) {
+		w.link, w.entered = nil, false // whoever left has forgotten its places, and is told again
+	}
 	w.ref, w.total, w.needed = ref, slices.Clone(total), true
 	c.start(w)
 	w.wake()
