@@ -471,10 +471,10 @@ func (p *Peer) receiveAll() error {
 		}
 		switch {
 		case err == nil:
+		case p.ctx.Err() != nil: // what was on its way is forgotten: the rest of it only looks like a violation
+			return context.Cause(p.ctx)
 		case isViolation(err):
 			return err
-		case p.ctx.Err() != nil:
-			return context.Cause(p.ctx)
 		case errors.Is(err, io.EOF):
 			return fmt.Errorf("%s closed the edge: %w", p.id, blockfmt.ErrTransient)
 		default:

@@ -1,6 +1,9 @@
 package stream_test
 
 import (
+	"context"
+	"errors"
+	"sync"
 	"testing"
 
 	"github.com/xylem-project/xylem/blockfmt"
@@ -50,4 +53,49 @@ func TestPush(t *testing.T) {
 			t.Errorf("%d blocks pushed, want %d", n, im.Len())
 		}
 	})
+}
+
+// TestPieceAfterTheEnd: who ends an edge in the middle of a block has no reason to cut off the parent that sends the rest.
+func TestPieceAfterTheEnd(t *testing.T) {
+	blob := blocktest.NewBlob(1, 16<<10, 16<<10)
+	seen := newReports()
+	s := share(t, newNode(t, stream.NodeConfig{Report: seen.add}), stream.ShareConfig{Image: image(t, blob, 1)})
+	late := &lateConn{ended: make(chan struct{}), second: make(chan struct{})}
+	p, sc := scriptedParent(t, func() (stream.Conn, stream.Conn) {
+		up, down := stream.Pipe()
+		late.Conn = down
+		return up, late
+	}, s, fed)
+	sc.discard()
+	sc.send(pieces(blob, 0, 1000)[:2]...)
+	<-late.second
+	p.Close()
+	if list := seen.all(); len(list) != 0 || !errors.Is(p.Err(), context.Canceled) {
+		t.Errorf("cut off %v, ended for %v", list, p.Err())
+	}
+}
+
+// lateConn is a Conn whose second piece of data is received just when the edge has ended.
+type lateConn struct {
+	stream.Conn
+	pieces int
+	second chan struct{} // closed when it is there
+	once   sync.Once
+	ended  chan struct{}
+}
+
+func (c *lateConn) Receive(place func(stream.Message) []byte) (stream.Message, error) {
+	m, err := c.Conn.Receive(place)
+	if m.Kind == stream.KindData {
+		if c.pieces++; c.pieces == 2 {
+			close(c.second)
+			<-c.ended
+		}
+	}
+	return m, err
+}
+
+func (c *lateConn) Close() error {
+	c.once.Do(func() { close(c.ended) })
+	return c.Conn.Close()
 }
