@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/xylem-project/xylem/agent/fetch"
@@ -19,13 +20,13 @@ type agent struct {
 	id     stream.PeerID
 	number int
 	link   Link
+	lie    atomic.Pointer[lie] // nil: honest
 
 	mu     sync.Mutex
 	run    *process      // nil: crashed
 	store  *store        // on its disk
 	first  time.Duration // when the first block came; 0: it has not
 	full   time.Duration // when the last one came
-	lie    *lie          // nil: honest
 	failed map[stream.PeerID]bool
 	cutOff map[stream.PeerID]bool
 	beats  uint64

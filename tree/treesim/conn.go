@@ -220,10 +220,9 @@ func (f *flow) transmit(now time.Duration) {
 	}
 	f.last = max(f.last, arrival)
 	f.unread += size
+	f.from.sent -= p.dataSent()
 	p.left -= size
-	if len(p.msg.Data) > 0 {
-		f.from.sent += int64(size)
-	}
+	f.from.sent += p.dataSent()
 	if p.left == 0 {
 		f.queue[0] = nil
 		f.queue = f.queue[1:]
@@ -233,6 +232,9 @@ func (f *flow) transmit(now time.Duration) {
 		signal(f.room)
 	}
 }
+
+// dataSent returns how many bytes of data were sent.
+func (p *parcel) dataSent() int64 { return int64(min(p.size-p.left, len(p.msg.Data))) }
 
 // lost says whether the latest segment is: by the seed, the edge and its number on it.
 func (n *Network) lost(f *flow) bool {

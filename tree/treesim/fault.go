@@ -28,6 +28,9 @@ const (
 	LieEpoch   Kind = "lie epoch"   // an agent attaches with an epoch of long ago
 )
 
+// lies says whether a fault is one of an agent that breaks the protocol, which it does from then on.
+func (k Kind) lies() bool { return k == LieBytes || k == LieIndex || k == LieUnasked || k == LieEpoch }
+
 // Target says whom a fault hits, when it comes.
 type Target string
 
@@ -103,9 +106,7 @@ func (w *world) hit(a *agent, kind Kind) (undo func()) {
 		w.net.SetLink(a.id, Link{max(a.link.Up/10, 1), a.link.Down})
 		return func() { w.net.SetLink(a.id, a.link) }
 	}
-	a.mu.Lock()
-	a.lie = &lie{world: w, kind: kind, every: w.cfg.Seed}
-	a.mu.Unlock()
+	a.lie.Store(&lie{world: w, kind: kind, every: w.cfg.Seed})
 	return func() {}
 }
 

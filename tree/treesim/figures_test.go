@@ -38,7 +38,7 @@ type size struct {
 }
 
 var (
-	thousand = size{agents: 1000, killed: 200, blocks: 122_000_000 / (180 << 10), image: 428_000_000 / (180 << 10), stored: 180 << 10, seeds: 3}
+	thousand = size{agents: 1000, killed: 200, blocks: 122_000_000 / (180 << 10), image: 428_000_000 / (180 << 10), stored: 180 << 10, seeds: 1}
 	few      = size{agents: 30, killed: 30, blocks: 150, image: 400, stored: 180 << 10, seeds: 1}
 )
 

@@ -1,6 +1,8 @@
 package treesim
 
 import (
+	"sync/atomic"
+
 	"github.com/xylem-project/xylem/tree"
 	"github.com/xylem-project/xylem/tree/stream"
 )
@@ -14,38 +16,38 @@ type lie struct {
 	every uint64 // which of its messages
 }
 
-// disguise makes an edge of a liar.
+// disguise makes an edge of an agent that may become a liar.
 func (a *agent) disguise(c stream.Conn) stream.Conn {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.lie == nil {
+	if !a.world.lies {
 		return c
 	}
-	return &liar{Conn: c, lie: a.lie}
+	return &liar{Conn: c, agent: a}
 }
 
-// liar is a Conn that changes what is sent.
+// liar is a Conn that changes what is sent once its agent is a liar.
 type liar struct {
 	stream.Conn
-	lie   *lie
+	agent *agent
 	sent  uint64
-	epoch uint64 // of the honest attachment
+	epoch atomic.Uint64 // of the honest attachment
 }
 
 func (l *liar) Send(m stream.Message) error {
 	l.sent++
+	lie := l.agent.lie.Load()
 	switch {
-	case l.lie.kind == LieEpoch && m.Kind == stream.KindAttach:
-		l.epoch = m.Epoch
+	case lie == nil:
+	case lie.kind == LieEpoch && m.Kind == stream.KindAttach:
+		l.epoch.Store(m.Epoch)
 		m.Epoch = 1 // of a tree that nobody knows any more
-	case m.Kind != stream.KindData || scatter(l.sent, l.lie.every)%3 != 0:
-	case l.lie.kind == LieBytes:
+	case m.Kind != stream.KindData || scatter(l.sent, lie.every)%3 != 0:
+	case lie.kind == LieBytes:
 		m.Data = make([]byte, m.Length)
-	case l.lie.kind == LieIndex:
-		m.Block = l.lie.world.content.image.Len() + int(l.sent)
-	case l.lie.kind == LieUnasked:
-		other := (m.Block + 1) % l.lie.world.content.image.Len() // of another stripe, if there are two
-		data := l.lie.world.content.of(l.lie.world.content.image.Ref(other))
+	case lie.kind == LieIndex:
+		m.Block = lie.world.content.image.Len() + int(l.sent)
+	case lie.kind == LieUnasked:
+		other := (m.Block + 1) % lie.world.content.image.Len() // of another stripe, if there are two
+		data := lie.world.content.of(lie.world.content.image.Ref(other))
 		if err := l.Conn.Send(stream.Message{Kind: stream.KindData, Block: other, Length: len(data), Total: len(data), Data: data}); err != nil {
 			return err
 		}
@@ -55,8 +57,8 @@ func (l *liar) Send(m stream.Message) error {
 
 func (l *liar) Receive(place func(stream.Message) []byte) (stream.Message, error) {
 	m, err := l.Conn.Receive(place)
-	if err == nil && l.epoch != 0 && m.Kind == stream.KindAccept {
-		m.Epoch = l.epoch
+	if epoch := l.epoch.Load(); err == nil && epoch != 0 && m.Kind == stream.KindAccept {
+		m.Epoch = epoch
 	}
 	return m, err
 }

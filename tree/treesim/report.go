@@ -202,3 +202,12 @@ func (r *Report) Write(to io.Writer) error {
 	enc.SetIndent("", "\t")
 	return enc.Encode(r)
 }
+
+// ReadReport reads a report that was written: Simulate runs its Config again.
+func ReadReport(from io.Reader) (*Report, error) {
+	r := new(Report)
+	if err := json.NewDecoder(from).Decode(r); err != nil {
+		return nil, fmt.Errorf("treesim: report: %w", err)
+	}
+	return r, nil
+}

@@ -24,6 +24,7 @@ type world struct {
 	byID     map[stream.PeerID]*agent
 	order    []int // in which blocks are pushed
 	ahead    int   // how many of them roots fetch unasked
+	lies     bool  // some agent will break the protocol
 	wg       sync.WaitGroup
 	moved    chan struct{} // the work may be done
 
@@ -76,6 +77,7 @@ func newWorld(cfg Config) (*world, error) {
 	if w.owner, err = newOwner(w); err != nil {
 		return nil, err
 	}
+	w.lies = slices.ContainsFunc(cfg.Faults, func(f Fault) bool { return f.Kind.lies() })
 	w.registry = &registry{net: w.net, content: w.content, link: cfg.Registry, latency: cfg.Latency, opens: make(chan struct{}), log: w.log, asked: map[int]int{}}
 	w.registry.open()
 	w.net.Add(ownerID, Link{}, func(stream.Conn, stream.PeerID) {})
@@ -166,7 +168,7 @@ func (w *world) done() bool {
 func (w *world) lacks(a *agent) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.run != nil && a.lie == nil && a.store.len() < w.cfg.Blocks
+	return a.run != nil && a.lie.Load() == nil && a.store.len() < w.cfg.Blocks
 }
 
 // lacking says what is not done.
