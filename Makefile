@@ -10,7 +10,7 @@ GO       ?= go
 FUZZTIME     ?= 60s
 TESTFUZZTIME ?= 2000x
 
-.PHONY: all build test lint demo demo-image bench bench-node deps fuzz clean
+.PHONY: all build test lint demo demo-image bench bench-node deps bench-tree-sim nightly fuzz clean
 
 all: build
 
@@ -43,6 +43,17 @@ bench: bench-node
 # The figures of docs/benchmarks.md. Writes hack/out/bench-node.json.
 bench-node: deps build
 	$(GO) run ./hack/bench-node
+
+# The figures of simulated trees alone. Writes hack/out/bench-tree-sim.json.
+bench-tree-sim:
+	@mkdir -p hack/out
+	$(GO) test ./tree/treesim -count=1 -timeout=60m -v -run=TestFigures -figures=$(CURDIR)/hack/out/bench-tree-sim.json
+
+# What takes too long for every commit: a thousand simulated worlds in which much goes wrong, from SEED on. It says which ones failed.
+SEED  ?= 1
+SEEDS ?= 1000
+nightly:
+	$(GO) test ./tree/treesim -count=1 -timeout=120m -run=TestSeeds -seed=$(SEED) -seeds=$(SEEDS)
 
 fuzz:
 	$(GO) run ./hack/testreport -fuzztime $(FUZZTIME)

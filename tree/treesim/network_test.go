@@ -334,6 +334,7 @@ func TestAfter(t *testing.T) {
 		}
 		n.After(time.Millisecond, 9, func() { order = append(order, 9) })
 		time.Sleep(2 * time.Second)
+		synctest.Wait()
 		if !slices.Equal(order, []int{9, 1, 2, 3}) {
 			t.Errorf("order %v", order)
 		}
