@@ -50,11 +50,12 @@ func (m *Member) fetch(ctx context.Context, stripe int) {
 	}
 }
 
-// fetchBlock reads a block in the background. What cannot be had is tried again: all members wait for it.
+// fetchBlock reads a block in the background. What cannot be had is tried again until ctx ends: all members wait for it. A read
+// that is under way then is finished, because others may have been told already that the block is here.
 func (m *Member) fetchBlock(ctx context.Context, i int) {
 	pause := firstPause
 	for {
-		if _, err := m.blocks.Block(blockfmt.Background(ctx), m.cfg.Image.Ref(i)); err == nil || ctx.Err() != nil {
+		if _, err := m.blocks.Block(blockfmt.Background(m.ctx), m.cfg.Image.Ref(i)); err == nil || ctx.Err() != nil {
 			return
 		}
 		timer := time.NewTimer(pause)
