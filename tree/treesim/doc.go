@@ -13,9 +13,11 @@
 //
 // # What a seed repeats
 //
-// The seed gives the world (links, the order of reads, pauses of programs), the faults and when they come, and which segments are
-// lost on each edge. The Network takes what is sent in one instant in an order that does not depend on goroutines, so a message
-// meets the same queues. Which of several goroutines of an agent runs first in one instant, the choice of select, and the random
-// half of pauses in agent/fetch and tree/member are not the seed's: two runs may differ by what such a race decides. The Trace has
-// what a seed repeats exactly under Plan, and what happened then under Events.
+// A Report holds the Config that gave it; Simulate with that is the replay. It repeats exactly: the links, who joins when, what
+// programs read and how long they compute, which faults come when and whom they hit if they name a machine, and, for a given
+// sequence of segments on an edge, which of them are lost. The Network takes what is sent in one tick in an order that does not
+// depend on goroutines, so without races inside of an agent a replay is the same to the nanosecond (TestRepeatsExactly). There
+// are such races: which of several goroutines of an agent runs first in one instant (eight reads of a root that begin together),
+// the choice of select, and the random half of pauses in agent/fetch and tree/member. What they decide, and all that follows, may
+// differ: so a failure that a seed shows may need several runs of that seed to be seen again.
 package treesim
