@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"math"
 	"sync"
 	"time"
 
@@ -11,6 +12,8 @@ import (
 // stacks are the Sources that blocks come through, one for every place they are fetched from:
 //
 //	Deadline(Coalesced(Cached(disk, Gated(Retry(Verified(Ranged(place)))))))
+//
+// A place that is away for a while is asked again until the deadline: a container gets its bytes late, or EIO once.
 type stacks struct {
 	store    blockfmt.Store
 	place    func(origin) (place, error)
@@ -71,7 +74,7 @@ func (s *stacks) stack(o origin) (*stack, error) {
 		return nil, err
 	}
 	ranged := fetch.Ranged(from, fetch.RangedConfig{Requests: s.requests, Window: time.Millisecond, MinBytes: 4 << 20})
-	gate := fetch.Gated(fetch.Retry(fetch.Verified(ranged), fetch.RetryConfig{}))
+	gate := fetch.Gated(fetch.Retry(fetch.Verified(ranged), fetch.RetryConfig{Attempts: math.MaxInt}))
 	coalesced := fetch.Coalesced(fetch.Cached(s.store, gate))
 	s.stop.add(ranged.Close)
 	s.stop.add(coalesced.Close) // first: it waits for what it asked of ranged

@@ -77,7 +77,7 @@ func memberOf(t api.Tree, match func(api.TreeMember) bool) string {
 
 // crash has eight hosts take an image at the same moment, and kills one when half of it is there.
 func (b *bench) crash(ctx context.Context, choose victim) (out outcome, err error) {
-	f, err := b.up(ctx, 8, 2, lab.Link{Up: rate, Down: rate})
+	f, err := b.up(ctx, "", 8, 2)
 	if err != nil {
 		return out, err
 	}

@@ -69,14 +69,14 @@ func takeImages(ctx context.Context, l *lab.Lab, name string, n int) (time.Durat
 	var took time.Duration
 	for _, h := range l.Hosts() {
 		start := time.Now()
-		g, ctx := errgroup.WithContext(ctx)
+		g, mounting := errgroup.WithContext(ctx)
 		for i, ref := range refs {
 			g.Go(func() error {
 				dir := l.Services.Path(fmt.Sprintf("%s-%d-%s", name, i, h.Name))
 				if err := os.MkdirAll(dir, 0o755); err != nil {
 					return err
 				}
-				_, err := client(h).Mount(ctx, ref, dir)
+				_, err := client(h).Mount(mounting, ref, dir)
 				return err
 			})
 		}

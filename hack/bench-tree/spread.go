@@ -28,9 +28,12 @@ type fleet struct {
 	plain, blocks int64
 }
 
-// up makes a fleet. Agents fetch everything, so that "all have all" comes to pass.
-func (b *bench) up(ctx context.Context, hosts, stripes int, link lab.Link) (_ *fleet, err error) {
-	l, err := lab.Up(ctx, lab.Config{Hosts: hosts, Link: link, Agents: true, AgentConfig: "fill = true\n", Scheduler: true, Stripes: stripes, Xylem: b.xylem})
+// inMemory is where the labs lie whose links are measured: many hosts that share one disk would measure that.
+const inMemory = "/dev/shm"
+
+// up makes a fleet in a directory, "" for the lab's default. Agents fetch everything, so that "all have all" comes to pass.
+func (b *bench) up(ctx context.Context, dir string, hosts, stripes int) (_ *fleet, err error) {
+	l, err := lab.Up(ctx, lab.Config{Dir: dir, Hosts: hosts, Link: lab.Link{Up: rate, Down: rate, Congestion: "cubic"}, Agents: true, AgentConfig: "fill = true\n", Scheduler: true, Stripes: stripes, Xylem: b.xylem})
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +196,7 @@ func (b *bench) spread(ctx context.Context, n int) error {
 
 // spreadOnce returns the time in lower bounds, and what left the registry in sizes of the image.
 func (b *bench) spreadOnce(ctx context.Context, n, stripes int) (took, egress float64, err error) {
-	f, err := b.up(ctx, n, stripes, lab.Link{Up: rate, Down: rate})
+	f, err := b.up(ctx, inMemory, n, stripes)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -216,7 +219,7 @@ func (b *bench) spreadOnce(ctx context.Context, n, stripes int) (took, egress fl
 
 // direct is the same for what every fleet does without us: each host reads the registry.
 func (b *bench) direct(ctx context.Context, n int) (_ float64, err error) {
-	f, err := b.up(ctx, n, 2, lab.Link{Up: rate, Down: rate})
+	f, err := b.up(ctx, inMemory, n, 2)
 	if err != nil {
 		return 0, err
 	}

@@ -2,6 +2,7 @@ package member
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -77,7 +78,9 @@ func (l *link) run() {
 			break
 		}
 		l.set(nil, err)
-		l.seat.member.cfg.Failed(l.id, err)
+		if blames(err) {
+			l.seat.member.cfg.Failed(l.id, err)
+		}
 		timer := time.NewTimer(pause/2 + rand.N(pause/2))
 		select {
 		case <-timer.C:
@@ -88,6 +91,11 @@ func (l *link) run() {
 		l.set(nil, nil)
 	}
 	l.set(nil, fmt.Errorf("edge to %s is given up: %w", l.id, blockfmt.ErrTransient))
+}
+
+// blames says whether an error means that the peer is in trouble, and not that it is ahead of this member or behind it.
+func blames(err error) bool {
+	return !errors.Is(err, stream.ErrStale) && !errors.Is(err, blockfmt.ErrNotFound) && !errors.Is(err, context.Canceled)
 }
 
 func (l *link) attach() (*stream.Peer, error) {

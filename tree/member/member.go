@@ -56,7 +56,7 @@ type Config struct {
 	Ahead int
 	// Workers is how many blocks a root fetches ahead at a time. Default 8.
 	Workers int
-	// Grace is how long reads wait for the first Position before they go to the registry. Default 0.
+	// Grace is how long a new member's reads wait for the first Position before they go to the registry. Default 0.
 	Grace time.Duration
 	// Repair is how long reads wait for the tree to repair itself, when neither the parent nor a backup can be reached, before
 	// they go to the registry. Default 1 s.
@@ -129,7 +129,25 @@ func New(cfg Config) (*Member, error) {
 		return nil, fmt.Errorf("member: %w", err)
 	}
 	store.share = m.share
+	m.wg.Go(m.endGrace)
 	return m, nil
+}
+
+// endGrace lets reads go to the registry when no position came in time.
+func (m *Member) endGrace() {
+	timer := time.NewTimer(m.cfg.Grace)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-m.ctx.Done():
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range m.seats {
+		s.late = true
+		s.climb()
+	}
 }
 
 // stack returns what Config.Stack makes of the sources of the stripes.

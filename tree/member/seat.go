@@ -15,6 +15,7 @@ type seat struct {
 
 	at       Position
 	placed   bool
+	late     bool // the time for a first position is over
 	parent   *link
 	old      *link   // feeds until the parent does
 	backups  []*link // attached when they are asked
@@ -102,7 +103,9 @@ func (s *seat) climb() {
 		origin.After = s.member.cfg.Repair
 		sideways = append(sideways, origin)
 	default:
-		origin.After = s.member.cfg.Grace
+		if !s.late {
+			origin.After = s.member.cfg.Grace
+		}
 		sideways = append(sideways, origin)
 	}
 	s.relay.Set(up...)
