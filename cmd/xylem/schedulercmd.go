@@ -14,21 +14,21 @@ func newScheduler(a *app) *cobra.Command {
 	printConfig := false
 	cmd := &cobra.Command{
 		Use: "scheduler", Short: "Run a scheduler of the cluster: who feeds whom", Args: usage(cobra.NoArgs),
-		Long: "Scheduler runs in the foreground until SIGTERM or SIGINT. It keeps its state in an embedded etcd, or in a cluster of its own with\n" +
+		Long: "Without a subcommand it runs in the foreground until SIGTERM or SIGINT; the subcommands ask one that runs on this machine. It keeps its state in an embedded etcd, or in a cluster of its own with\n" +
 			"--etcd, which is needed for several schedulers. Agents join with the token in join-token in the --root directory.\n" +
 			"Flags override the configuration file (default " + schedulerConfigFile + " if it exists); docs/operations.md explains every key.",
 	}
-	flags := cmd.PersistentFlags()
+	flags := cmd.Flags()
 	flags.StringVar(&overrides.Listen, "listen", defaults.Listen, "TCP `address` of the API for agents")
 	flags.StringVar(&overrides.Advertise, "advertise", defaults.Advertise, "`URL` by which agents and other schedulers know this one (default made of --listen)")
 	flags.StringVar(&overrides.Admin, "admin", defaults.Admin, "TCP `address` of /metrics, /livez and /readyz; empty for none")
 	flags.StringArrayVar(&overrides.Etcd, "etcd", nil, "`URL` of an endpoint of an etcd cluster; may be repeated (default an embedded etcd)")
 	flags.IntVar(&overrides.Stripes, "stripes", defaults.Stripes, "`number` of stripes of all trees: 1, 2 or 4; fixed when the cluster is created")
-	cmd.Flags().BoolVar(&printConfig, "print-config", false, "print the configuration that is in effect and exit")
+	flags.BoolVar(&printConfig, "print-config", false, "print the configuration that is in effect and exit")
 	cmd.PersistentPreRunE = func(cmd *cobra.Command, _ []string) (err error) {
 		a.log = newLogger(a.err, a.logLevel)
 		if config, err = loadConfig(a.configFile, schedulerConfigFile, defaults); err != nil {
-			return advise(err, "docs/operations.md lists every key")
+			return advise(err, "docs/operations.md lists every key of the scheduler")
 		}
 		config.Log = a.log
 		for name, override := range map[string]func(){
@@ -52,5 +52,7 @@ func newScheduler(a *app) *cobra.Command {
 		}
 		return scheduler.Run(cmd.Context(), config)
 	}
+	s := &schedulerAdmin{a, &config}
+	cmd.AddCommand(s.token(), s.agents(), s.revoke(), s.pardon(), s.revoked())
 	return cmd
 }

@@ -72,6 +72,8 @@ var (
 	ErrUnreachable = errors.New("no scheduler is reachable")
 	// ErrNotFound says that nobody is in the tree of an image.
 	ErrNotFound = errors.New("no such tree")
+	// ErrUnknown says that a scheduler does not know what an operator named: a token, a revoked agent, a tree.
+	ErrUnknown = errors.New("not known to the scheduler")
 )
 
 // NewClient returns a Client that does nothing before Run.
