@@ -53,7 +53,7 @@ func newDoctor(a *app) *cobra.Command {
 	var d doctor
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Say what is missing on this node, and what to change", Args: usage(cobra.NoArgs),
-		Long: "Doctor checks the kernel, FUSE, the ways to mount, containerd's configuration and the agent. Each finding is one line:\n" +
+		Long: "Doctor checks the kernel, FUSE, the ways to mount, containerd's configuration, the agent and its cluster. Each finding is one line:\n" +
 			"OK, WARN (works, but slower or not for everybody) or FAIL. It exits with 1 if anything is FAIL.",
 	}
 	cmd.Flags().StringVar(&d.address, "address", defaultContainerd, "`socket` of containerd")
@@ -90,7 +90,7 @@ func printFindings(w io.Writer, findings []finding) {
 func (d *doctor) examine(ctx context.Context) []finding {
 	checks := []func(context.Context) []finding{
 		d.checkUser, d.checkKernel, d.checkFilesystems, d.checkDevices, d.checkMountWay, d.checkDisk,
-		d.checkContainerdConfig, d.checkContainerd, d.checkAgent, d.checkTrust,
+		d.checkContainerdConfig, d.checkContainerd, d.checkAgent, d.checkTrust, d.checkSchedulers, d.checkListen,
 	}
 	findings := []finding{}
 	for _, check := range checks {
