@@ -46,6 +46,10 @@ type cluster struct {
 // grace is how long a read, and what is needed to mount an image, waits for the scheduler to say where the agent's place in the tree is.
 const grace = 2 * time.Second
 
+// maxEdges bounds the edges that one other agent may have here as a child: in each image two for each stripe, and as many again when its
+// places change.
+const maxEdges = 2048
+
 // newCluster returns the agent's part in a cluster, nil if no scheduler is configured.
 func newCluster(cfg Config, store *cache.Cache, registry func(origin) (blockfmt.Source, error), inUse func(digest.Digest) bool) (*cluster, error) {
 	if len(cfg.Schedulers) == 0 {
@@ -69,7 +73,7 @@ func newCluster(cfg Config, store *cache.Cache, registry func(origin) (blockfmt.
 	if err != nil {
 		return nil, err
 	}
-	c.node, err = stream.NewNode(stream.NodeConfig{Authorize: func(stream.PeerID) error { return nil }, Report: c.cutOff,
+	c.node, err = stream.NewNode(stream.NodeConfig{Authorize: func(stream.PeerID) error { return nil }, Report: c.cutOff, Edges: maxEdges,
 		Up: int64(cfg.UploadLimit), Down: int64(cfg.DownloadLimit)})
 	if err != nil {
 		return nil, err
