@@ -81,3 +81,12 @@ func (c *controlPlane) agentConfig(h *Host) string {
 	}
 	return fmt.Sprintf("schedulers = [%q]\njoin_token_file = %q\nlisten = %q\n", c.url(), c.joinToken(), netip.AddrPortFrom(h.Addr, peerPort))
 }
+
+// JoinToken is the file with the token that lets agents join the lab's cluster.
+func (l *Lab) JoinToken() string { return l.scheduler.joinToken() }
+
+// SchedulerURL is where agents reach the scheduler.
+func (l *Lab) SchedulerURL() string { return l.scheduler.url() }
+
+// SchedulerSocket is the scheduler's admin socket.
+func (l *Lab) SchedulerSocket() string { return filepath.Join(l.scheduler.dir, "s", "scheduler.sock") }

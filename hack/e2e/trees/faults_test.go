@@ -1,0 +1,163 @@
+package trees
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/xylem-project/xylem/hack/lab"
+)
+
+// TestFaults lets something fail in one lab after another while an image spreads. Each case leaves the lab in order.
+func TestFaults(t *testing.T) {
+	l := up(t)
+	for _, c := range []struct {
+		name string
+		test func(*testing.T, *spread)
+	}{
+		{"nothing", nothingFails},
+		{"root", rootIsKilled},
+		{"inner", innerIsKilled},
+		{"scheduler", schedulerIsKilled},
+		{"registry", registryVanishes},
+		{"partition", networkIsDivided},
+		{"slow", uplinkIsSlow},
+		{"alien", alienComes},
+		{"revoked", agentIsRevoked},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.test(t, newSpread(t, l, c.name)) })
+	}
+}
+
+// All hosts want an image at the same moment: the registry is read once.
+func nothingFails(t *testing.T, s *spread) {
+	s.mount(t, s.Hosts()...)
+	readers := s.startReading(t, s.Hosts()...)
+	s.inTree(t, patience, s.Hosts()[2], s.Hosts()...)
+	s.complete(t, s.Hosts()...)
+	readers.right(t, readTimeout+slack, s.Hosts()...)
+	s.egress(t, 1.10)
+}
+
+// A root is killed half-way: somebody else reads the rest from the registry, and what only the root had again.
+func rootIsKilled(t *testing.T, s *spread) {
+	s.mount(t, s.Hosts()...)
+	root, others := s.choose(t, rootOf)
+	readers := s.startReading(t, others...)
+	s.killHalfWay(t, root)
+	s.complete(t, others...)
+	readers.right(t, readTimeout+slack, others...)
+	s.egress(t, 1.3)
+	s.revive(t, root)
+	s.complete(t, root)
+	s.inTree(t, patience, root, s.Hosts()...)
+	s.egress(t, 1.3)
+}
+
+// Somebody in the middle is killed: programs on other hosts do not notice.
+func innerIsKilled(t *testing.T, s *spread) {
+	s.mount(t, s.Hosts()...)
+	inner, others := s.choose(t, innerOf)
+	readers := s.startReading(t, others...)
+	s.killHalfWay(t, inner)
+	s.complete(t, others...)
+	readers.right(t, slack, others...)
+	s.inTree(t, patience, others[0], others...)
+	s.egress(t, 1.3)
+	s.revive(t, inner)
+	s.complete(t, inner)
+}
+
+// The scheduler is killed half-way: trees go on feeding, and who comes anew reads the registry alone.
+func schedulerIsKilled(t *testing.T, s *spread) {
+	last := len(s.Hosts()) - 1
+	early, late := s.Hosts()[:last], s.Hosts()[last]
+	s.mount(t, early...)
+	s.inTree(t, patience, early[0], early...)
+	readers := s.startReading(t, early...)
+	must(t, s.KillScheduler())
+	s.mount(t, late)
+	s.complete(t, s.Hosts()...)
+	readers.right(t, readTimeout+slack, early...)
+	s.egress(t, 2.3)
+	must(t, s.StartScheduler(t.Context()))
+	s.inTree(t, 15*time.Second+slack, late, s.Hosts()...)
+}
+
+// The registry vanishes half-way: what one host has all can read, and other reads fail in time. When it is back, all is well.
+func registryVanishes(t *testing.T, s *spread) {
+	s.mount(t, s.Hosts()...)
+	s.inTree(t, patience, s.Hosts()[0], s.Hosts()...)
+	s.holds(t, 0.3, s.Hosts()...)
+	must(t, s.Registry().StallLink(t.Context()))
+	first := s.outcomes(t, readTimeout+slack)
+	second := s.outcomes(t, readTimeout+slack)
+	failed := 0
+	for page, of := range second {
+		for _, h := range s.Hosts() {
+			if of[h] != nil {
+				failed++
+			}
+			for _, had := range s.Hosts() {
+				if first[page][had] == nil && of[h] != nil {
+					t.Errorf("%s read page %d, and %s cannot: %v", had.Name, page, h.Name, of[h])
+				}
+			}
+		}
+	}
+	t.Logf("without the registry, %d reads of %d failed", failed, len(second)*len(s.Hosts()))
+	must(t, s.Heal(t.Context()))
+	s.complete(t, s.Hosts()...)
+	s.egress(t, 1.3)
+}
+
+// The network is divided for a while: the half with the registry goes on, and the other one does when it is healed.
+func networkIsDivided(t *testing.T, s *spread) {
+	const during = 5 * time.Second
+	s.mount(t, s.Hosts()...)
+	s.inTree(t, patience, s.Hosts()[0], s.Hosts()...)
+	with, without := s.Hosts()[:2], s.Hosts()[2:]
+	readers := s.startReading(t, s.Hosts()...)
+	must(t, s.Partition(t.Context(), append([]*lab.Host{s.Registry(), s.Scheduler()}, with...), without))
+	<-time.After(during) // that is the fault
+	must(t, s.Heal(t.Context()))
+	s.complete(t, s.Hosts()...)
+	readers.right(t, readTimeout+slack, with...)
+	readers.bounded(t, readTimeout+slack, without...)
+	s.egress(t, 2.3)
+	s.inTree(t, patience, without[0], s.Hosts()...)
+}
+
+// A host with a tenth of the uplink of others does not slow them down, and feeds nobody once that is known.
+func uplinkIsSlow(t *testing.T, s *spread) {
+	slow, others := s.Hosts()[0], s.Hosts()[1:]
+	begin := time.Now()
+	s.mount(t, s.Hosts()...)
+	s.complete(t, others...)
+	reference := time.Since(begin)
+	must(t, slow.Shape(t.Context(), lab.Link{Up: hostRate / 10, Down: hostRate}))
+	t.Cleanup(func() { must(t, slow.Shape(t.Context(), lab.Link{Up: hostRate, Down: hostRate})) })
+	again := newSpread(t, s.Lab, s.name+"-again")
+	begin = time.Now()
+	again.mount(t, again.Hosts()...)
+	again.complete(t, others...)
+	took := time.Since(begin)
+	t.Logf("the others have all after %v, without a slow host after %v", took, reference)
+	if took > 2*reference+slack {
+		t.Errorf("with a slow host, the others take %v, without %v", took, reference)
+	}
+	again.complete(t, slow)
+	again.egress(t, 1.3)
+	eventually(t, 15*time.Second, "the slow host is a leaf", func() error {
+		tree, err := again.tree(t.Context(), others[0])
+		if err != nil {
+			return err
+		}
+		for _, m := range tree.Members {
+			if is(m, slow) && m.Role == "leaf" {
+				return nil
+			}
+		}
+		return errors.New("it is none")
+	})
+}
