@@ -142,8 +142,19 @@ func (s *spread) egress(t *testing.T, limit float64) {
 	times := float64(after.Sub(s.before).Sent) / float64(s.stored)
 	t.Logf("the registry sent %.3f times the image", times)
 	if times > limit {
-		t.Errorf("the registry sent %.3f times the image, want at most %.2f", times, limit)
+		t.Errorf("the registry sent %.3f times the image, want at most %.2f\n%s", times, limit, s.fetched(t.Context()))
 	}
+}
+
+// fetched says who read how much of the registry, and why that may be, for error messages.
+func (s *spread) fetched(ctx context.Context) (text string) {
+	for _, h := range s.Hosts() {
+		m, err := h.Node.Metrics(ctx)
+		text += fmt.Sprintf("%s fetched %.0f bytes in %.0f requests since its start, hedges %.0f, stalls %.0f, duplicates %.0f, %v\n", h.Name,
+			m["xylem_fetch_bytes_total"], m["xylem_fetch_requests_total"], m["xylem_peer_hedges_total"], m["xylem_peer_stalls_total"],
+			m["xylem_peer_duplicate_blocks_total"], err)
+	}
+	return text
 }
 
 // tree is the image's tree as `xylem tree` shows it on a host.
