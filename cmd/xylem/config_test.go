@@ -12,6 +12,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/xylem-project/xylem/agent"
+	"github.com/xylem-project/xylem/scheduler"
 )
 
 func TestConfigIsStrict(t *testing.T) {
@@ -74,13 +75,34 @@ func TestPrintConfigRoundTrip(t *testing.T) {
 	}
 }
 
-// The manual has every key, with the default that the code has.
+// The manual has every key of both daemons, with the default that the code has.
 func TestManualListsEveryKey(t *testing.T) {
-	manual, err := os.ReadFile("../../docs/operations.md")
+	text, err := os.ReadFile("../../docs/operations.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := toml.Marshal(agent.Default())
+	agents, schedulers, ok := strings.Cut(string(text), "\n## A cluster\n")
+	if !ok {
+		t.Fatal("docs/operations.md has no section A cluster")
+	}
+	for name, daemon := range map[string]struct {
+		manual string
+		config any
+	}{"agent": {agents, agent.Default()}, "scheduler": {schedulers, scheduler.Default()}} {
+		t.Run(name, func(t *testing.T) {
+			for _, row := range configRows(t, daemon.config) {
+				if !strings.Contains(daemon.manual, row) {
+					t.Errorf("docs/operations.md has no row %q", row)
+				}
+			}
+		})
+	}
+}
+
+// configRows returns how the rows of a configuration's keys begin, with the defaults of those that have a single value.
+func configRows(t *testing.T, config any) (rows []string) {
+	t.Helper()
+	text, err := toml.Marshal(config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,9 +110,8 @@ func TestManualListsEveryKey(t *testing.T) {
 	if err := toml.Unmarshal(text, &defaults); err != nil {
 		t.Fatal(err)
 	}
-	fields := reflect.TypeFor[agent.Config]()
-	for i := range fields.NumField() {
-		key := fields.Field(i).Tag.Get("toml")
+	for field := range reflect.TypeOf(config).Fields() {
+		key := field.Tag.Get("toml")
 		if key == "-" {
 			continue
 		}
@@ -103,8 +124,7 @@ func TestManualListsEveryKey(t *testing.T) {
 			_, value, _ := strings.Cut(strings.TrimSpace(string(one)), " = ")
 			row += "`" + strings.ReplaceAll(value, "'", `"`) + "` |"
 		}
-		if !strings.Contains(string(manual), row) {
-			t.Errorf("docs/operations.md has no row %q", row)
-		}
+		rows = append(rows, row)
 	}
+	return rows
 }
