@@ -10,7 +10,7 @@ GO       ?= go
 FUZZTIME     ?= 60s
 TESTFUZZTIME ?= 2000x
 
-.PHONY: all build test lint demo demo-image bench bench-node deps bench-tree-sim nightly fuzz clean
+.PHONY: all build test lint demo demo-image bench bench-node bench-tree bench-tree-sim deps nightly fuzz clean
 
 all: build
 
@@ -38,11 +38,15 @@ lint:
 demo: deps build
 	$(GO) run ./hack/demo
 
-bench: bench-node
+bench: bench-node bench-tree
 
 # The figures of docs/benchmarks.md. Writes hack/out/bench-node.json.
 bench-node: deps build
 	$(GO) run ./hack/bench-node
+
+# Its figures of function trees. Writes hack/out/bench-tree.json.
+bench-tree: deps build
+	$(GO) run ./hack/bench-tree
 
 # The figures of simulated trees alone. Writes hack/out/bench-tree-sim.json.
 bench-tree-sim:
