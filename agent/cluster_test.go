@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -93,5 +94,21 @@ func TestHeadParts(t *testing.T) {
 	}
 	if want := []digest.Digest{config.Digest, index.Digest, metadata.Digest}; !slices.Equal(names, want) {
 		t.Errorf("%v, want %v", names, want)
+	}
+}
+
+func TestPaceOfAnImage(t *testing.T) {
+	var p pace
+	im, now := twoBlobs(), time.Now()
+	if rates := p.since([]int{1, 1}, im, now); rates != nil {
+		t.Errorf("rates %d at the first heartbeat", rates)
+	}
+	rates := p.since([]int{3, 1}, im, now.Add(2*time.Second))
+	bytes := im.indexes[0].StoredSize() + im.indexes[1].StoredSize()
+	if want := []int64{bytes / 6, 0}; !slices.Equal(rates, want) { // one of six blocks a second
+		t.Errorf("rates %d, want %d", rates, want)
+	}
+	if rates := p.since([]int{2, 1}, im, now.Add(3*time.Second)); rates[0] != 0 {
+		t.Errorf("rate %d of an evicted block", rates[0])
 	}
 }

@@ -33,6 +33,7 @@ type membership struct {
 	closed         bool
 	blocks         *image               // what body is made of, when it is known how many stripes there are
 	positions      map[int]api.Position // latest, by stripe
+	pace           pace
 	failed, cutOff map[string]bool      // since the last heartbeat
 }
 
@@ -233,6 +234,7 @@ func (t *membership) report() (m api.Membership, children int) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	m.Rates = t.pace.since(m.Held, t.blocks, time.Now())
 	m.Failed, m.CutOff = slices.Collect(maps.Keys(t.failed)), slices.Collect(maps.Keys(t.cutOff))
 	clear(t.failed)
 	clear(t.cutOff)
@@ -276,4 +278,26 @@ func (r route) Promote(ref blockfmt.Ref) {
 	if body := r.tree.body.Load(); body != nil {
 		body.reads.Promote(ref)
 	}
+}
+
+// pace remembers what was held at the last heartbeat.
+type pace struct {
+	held []int
+	at   time.Time
+}
+
+// since returns how many bytes per second came in each stripe since the last call, by the mean size of the image's blocks.
+func (p *pace) since(held []int, im *image, now time.Time) (rates []int64) {
+	if len(held) == len(p.held) && im != nil {
+		bytes, blocks := int64(0), 0
+		for _, ix := range im.indexes {
+			bytes, blocks = bytes+ix.StoredSize(), blocks+ix.Len()
+		}
+		for i := range held {
+			came := float64(max(0, held[i]-p.held[i])) * float64(bytes) / float64(max(1, blocks))
+			rates = append(rates, int64(came/max(now.Sub(p.at).Seconds(), 1e-3)))
+		}
+	}
+	p.held, p.at = held, now
+	return rates
 }

@@ -38,7 +38,9 @@ func (e *callError) Error() string {
 }
 
 // Is makes an answer the error that callers of this package know.
-func (e *callError) Is(target error) bool { return target == ErrUnknown && e.status == http.StatusNotFound }
+func (e *callError) Is(target error) bool {
+	return target == ErrUnknown && e.status == http.StatusNotFound
+}
 
 // statusOf returns the status of the answer that err is, 0 if there was none.
 func statusOf(err error) int {
