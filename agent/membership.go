@@ -34,7 +34,7 @@ type membership struct {
 	blocks         *image               // what body is made of, when it is known how many stripes there are
 	positions      map[int]api.Position // latest, by stripe
 	pace           pace
-	failed, cutOff map[string]bool      // since the last heartbeat
+	failed, cutOff map[string]bool // since the last heartbeat
 }
 
 // headOf names the head of an image where it travels.
