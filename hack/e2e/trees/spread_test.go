@@ -127,6 +127,12 @@ func (s *spread) holds(t *testing.T, share float64, hosts ...*lab.Host) {
 func (s *spread) complete(t *testing.T, hosts ...*lab.Host) {
 	t.Helper()
 	s.holds(t, 1, hosts...)
+	s.readable(t, hosts...)
+}
+
+// readable compares the image's file on hosts with what it should be.
+func (s *spread) readable(t *testing.T, hosts ...*lab.Host) {
+	t.Helper()
 	for _, h := range hosts {
 		if got, err := os.ReadFile(s.file(h)); err != nil || !slices.Equal(got, s.data) {
 			t.Errorf("%s read %d bytes of %d, or wrong ones: %v", h.Name, len(got), len(s.data), err)

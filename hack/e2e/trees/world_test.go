@@ -64,8 +64,8 @@ func eventually(t *testing.T, timeout time.Duration, what string, check func() e
 const (
 	hosts       = 5
 	hostRate    = 100 * lab.Mbit
-	originRate  = 40 * lab.Mbit
-	imageBytes  = 12 << 20
+	originRate  = 80 * lab.Mbit
+	imageBytes  = 16 << 20
 	readTimeout = 5 * time.Second
 )
 
