@@ -1,6 +1,7 @@
 package trees
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,7 +62,7 @@ func agentIsRevoked(t *testing.T, s *spread) {
 	gone, others := s.choose(t, innerOf)
 	peer := s.peer(t, gone)
 	must(t, admin.Revoke(t.Context(), peer))
-	t.Cleanup(func() { must(t, admin.Pardon(t.Context(), peer)) })
+	t.Cleanup(func() { must(t, admin.Pardon(context.WithoutCancel(t.Context()), peer)) })
 	s.inTree(t, patience, others[0], others...)
 	s.complete(t, s.Hosts()...)
 	s.egress(t, 2.3)
