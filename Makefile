@@ -34,7 +34,7 @@ lint:
 	$(GO) vet ./...
 	$(GO) tool -modfile=hack/lint/go.mod staticcheck ./...
 
-# The main job: a real 1 GB image, overlayfs against xylem, from cold to output. Writes hack/out/demo.json.
+# The main job: eight hosts start the same container at once, with overlayfs and with xylem. Writes hack/out/demo.json.
 demo: deps build
 	$(GO) run ./hack/demo
 
