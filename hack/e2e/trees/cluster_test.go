@@ -33,7 +33,8 @@ func alienComes(t *testing.T, s *spread) {
 	t.Cleanup(func() { must(t, node.Close()) })
 	alien := &lab.Host{Name: "alien", Addr: at.Addr, Node: node}
 	s.mount(t, append(slices.Clone(s.Hosts()), alien)...)
-	s.complete(t, append(slices.Clone(s.Hosts()), alien)...)
+	s.readable(t, alien)
+	s.complete(t, s.Hosts()...)
 	s.inTree(t, patience, s.Hosts()[1], s.Hosts()...)
 	if agents, err := api.NewAdmin(s.SchedulerSocket()).Agents(t.Context()); err != nil || len(agents) != len(s.Hosts()) {
 		t.Errorf("the scheduler knows %d agents of %d, %v", len(agents), len(s.Hosts()), err)
@@ -64,14 +65,16 @@ func agentIsRevoked(t *testing.T, s *spread) {
 	must(t, admin.Revoke(t.Context(), peer))
 	t.Cleanup(func() { must(t, admin.Pardon(context.WithoutCancel(t.Context()), peer)) })
 	s.inTree(t, patience, others[0], others...)
-	s.complete(t, s.Hosts()...)
+	s.complete(t, others...)
+	s.readable(t, gone)
 	s.egress(t, 2.3)
 
 	before, err := gone.Node.Metrics(t.Context())
 	must(t, err)
 	later := newSpread(t, s.Lab, s.name+"-later")
 	later.mount(t, later.Hosts()...)
-	later.complete(t, later.Hosts()...)
+	later.complete(t, others...)
+	later.readable(t, gone)
 	later.inTree(t, patience, others[0], others...)
 	later.egress(t, 2.2)
 	after, err := gone.Node.Metrics(t.Context())
