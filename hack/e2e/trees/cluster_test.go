@@ -81,7 +81,7 @@ func agentIsRevoked(t *testing.T, s *spread) {
 	must(t, err)
 	for _, name := range []string{"xylem_peer_sent_bytes_total", "xylem_peer_received_bytes_total"} {
 		if n := after[name] - before[name]; n != 0 {
-			t.Errorf("a revoked agent has %v more in %s", n, name)
+			t.Errorf("a revoked agent has %v more in %s\n%s", n, name, gone.Node.AgentLogTail())
 		}
 	}
 	outcome := later.ask(t, others[0], later.identity(t, gone))
