@@ -169,7 +169,7 @@ func (a *agent) startImages(ctx context.Context, stop *closers) error {
 		a.metrics.addPeers(a.cluster.node.Counters())
 	}
 	a.images.resolve = a.resolve
-	a.images.prefetch = &prefetcher{blobs: b, newSweep: s.sweep, ahead: aheadOf(a.cfg), inTree: a.cluster != nil, workers: 2 * a.cfg.Connections, log: a.cfg.Log, ctx: running}
+	a.images.prefetch = &prefetcher{blobs: b, newSweep: s.sweep, ahead: aheadOf(a.cfg), placed: a.placed, workers: 2 * a.cfg.Connections, log: a.cfg.Log, ctx: running}
 	var converting sync.WaitGroup
 	if a.cfg.Convert == "background" {
 		c := &converter{dir: a.dir("converted"), key: own, registries: a.cfg.Registries, done: a.images.add, log: a.cfg.Log, queue: make(chan job, maxJobs)}
@@ -188,6 +188,14 @@ func (a *agent) startImages(ctx context.Context, stop *closers) error {
 		return err
 	}
 	return a.images.load()
+}
+
+// placed returns a channel that is closed when the agent has its place in the image's tree; nil if the image travels in none.
+func (a *agent) placed(im *image) <-chan struct{} {
+	if a.cluster == nil || im.origin.Layout != "" {
+		return nil
+	}
+	return a.cluster.placed(im.artifact.Digest)
 }
 
 // sourceOf returns where the blocks of an image come from: through the image's tree, or from its place alone.

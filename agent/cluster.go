@@ -62,7 +62,10 @@ func newCluster(cfg Config, store *cache.Cache, registry func(origin) (blockfmt.
 	token := ""
 	if cfg.JoinTokenFile != "" {
 		text, err := os.ReadFile(cfg.JoinTokenFile)
-		if err != nil {
+		switch {
+		case errors.Is(err, os.ErrNotExist): // who has joined needs none
+			cfg.Log.Warn("no join token", "err", err)
+		case err != nil:
 			return nil, fmt.Errorf("join token: %w", err)
 		}
 		token = strings.TrimSpace(string(text))
@@ -180,7 +183,7 @@ func (c *cluster) tree(o origin, image digest.Digest) (*membership, error) {
 	}
 	t := c.trees[image]
 	if t == nil {
-		t = &membership{cluster: c, image: image, registry: src, positions: map[int]api.Position{}, failed: map[string]bool{}, cutOff: map[string]bool{}}
+		t = &membership{cluster: c, image: image, registry: src, placed: make(chan struct{}), positions: map[int]api.Position{}, failed: map[string]bool{}, cutOff: map[string]bool{}}
 		c.trees[image] = t
 		c.client.Enter(image, o.Ref, nil)
 	}
@@ -195,6 +198,16 @@ func (c *cluster) source(im *image, alone blockfmt.Source) (blockfmt.Source, err
 		return nil, err
 	}
 	return route{t, alone}, t.openBody(im)
+}
+
+// placed returns a channel that is closed when the agent has its place in an image's tree; nil if it is not to get one.
+func (c *cluster) placed(image digest.Digest) <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t := c.trees[image]; t != nil {
+		return t.placed
+	}
+	return nil
 }
 
 // through implements discovery.through.

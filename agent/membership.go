@@ -28,6 +28,7 @@ type membership struct {
 	used     time.Time // under cluster.mu
 
 	head, body atomic.Pointer[branch] // set under mu
+	placed     chan struct{}          // closed with the first position
 
 	mu             sync.Mutex
 	closed         bool
@@ -174,6 +175,9 @@ func (t *membership) place(p api.Position) {
 	defer t.mu.Unlock()
 	if old, known := t.positions[p.Stripe]; known && p.Epoch < old.Epoch {
 		return
+	}
+	if len(t.positions) == 0 {
+		close(t.placed)
 	}
 	t.positions[p.Stripe] = p
 	if t.body.Load() == nil && t.blocks != nil {

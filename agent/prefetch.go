@@ -17,8 +17,8 @@ type prefetcher struct {
 	blobs    *blobs
 	newSweep func(origin) (*fetch.Sweep, error)
 	ahead    ahead
-	inTree   bool // what nobody asks for comes from the parents, not from a sweep
-	workers  int  // blocks of one image at a time
+	placed   func(*image) <-chan struct{} // closed when the agent has its place in the image's tree; nil if it travels in none
+	workers  int                          // blocks of one image at a time
 	log      *slog.Logger
 
 	ctx context.Context // ends at shutdown
@@ -37,8 +37,8 @@ func (p *prefetcher) start(im *image) {
 		if err == nil {
 			err = p.follow(im, record)
 		}
-		if err == nil && !p.inTree {
-			err = p.sweep(im, len(record) > 0)
+		if err == nil {
+			err = p.rest(im, len(record) > 0)
 		}
 		if err != nil && p.ctx.Err() == nil {
 			p.log.Warn("prefetch stopped, blocks are fetched on demand", "image", im.artifact.Digest, "err", err)
@@ -98,25 +98,59 @@ func (a ahead) order(im *image) (order []int, n int) {
 	return order, n
 }
 
+// rest fetches what nobody asks for as far as it does not come through a tree. Who gets no place in one fetches what it is likely
+// to need soon; all the rest can wait for the schedulers, because every agent may be without them now.
+func (p *prefetcher) rest(im *image, recorded bool) error {
+	placed := p.placed(im)
+	if placed == nil {
+		return p.sweep(p.ctx, im, recorded, p.ahead)
+	}
+	wait := time.NewTimer(grace)
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-placed:
+		return nil
+	case <-p.ctx.Done():
+		return context.Cause(p.ctx)
+	}
+	ctx, stop := context.WithCancel(p.ctx)
+	defer stop()
+	p.wg.Go(func() {
+		select {
+		case <-placed:
+			stop()
+		case <-ctx.Done():
+		}
+	})
+	soon := p.ahead
+	soon.fill = false
+	err := p.sweep(ctx, im, recorded, soon)
+	if ctx.Err() != nil && p.ctx.Err() == nil {
+		return nil
+	}
+	return err
+}
+
 // sweep keeps in the cache, as stored, what running programs may read of an image whose startup nobody recorded, and the rest
 // of every image if that is wanted.
-func (p *prefetcher) sweep(im *image, recorded bool) error {
+func (p *prefetcher) sweep(ctx context.Context, im *image, recorded bool, ahead ahead) error {
 	s, err := p.newSweep(im.origin)
 	if err != nil {
 		return err
 	}
-	left := p.ahead.budget
+	left := ahead.budget
 	for _, i := range im.smallestFirst() {
 		if !recorded {
 			left -= s.Add(im.indexes[i], im.artifact.Layers[i].RunningBlocks, left)
 		}
 	}
 	for _, ix := range im.indexes {
-		if p.ahead.fill {
+		if ahead.fill {
 			s.Add(ix, ix.Len(), ix.StoredSize())
 		}
 	}
-	return s.Run(p.ctx)
+	return s.Run(ctx)
 }
 
 // follow makes the blocks of a startup record ready, in its order.

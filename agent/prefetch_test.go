@@ -2,6 +2,7 @@ package agent
 
 import (
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -32,6 +33,29 @@ func TestLikelyBlocksOfAnUnknownImageAreFetchedInTheBackground(t *testing.T) {
 		if _, err := read(t, filepath.Join(dir, name)); err == nil {
 			t.Errorf("%s was fetched as a whole", name)
 		}
+	}
+}
+
+// TestWhoGetsNoPlaceFetchesLikelyBlocksAlone: as long as no scheduler says who feeds the agent, and no more than it may need soon.
+func TestWhoGetsNoPlaceFetchesLikelyBlocksAlone(t *testing.T) {
+	files := map[string][]byte{"bin/a": noise(1, 3<<20), "usr/share/doc/b": noise(2, 3<<20)}
+	w, cfg := newWorld(t, files), testConfig(t)
+	cfg.BackgroundFetch, cfg.Fill = 4<<20, true
+	cfg.Schedulers, cfg.Listen = []string{"https://127.0.0.1:1"}, netip.MustParseAddrPort("127.0.0.1:0")
+	cfg.JoinTokenFile = filepath.Join(cfg.Root, "removed")
+	w.convert(nodeKey(t, cfg), nil)
+	n := startNode(t, cfg)
+	dir := n.mount(w.ref)
+	waitFor(t, "the background fetch", func() bool { return strings.Contains(n.log.String(), "likely blocks fetched") })
+	w.fail(func(rw http.ResponseWriter, r *http.Request) bool {
+		http.Error(rw, "gone", http.StatusNotFound)
+		return true
+	})
+	if got := readAt(t, filepath.Join(dir, "bin/a"), 0, 3<<20); string(got) != string(files["bin/a"]) {
+		t.Error("bin/a differs")
+	}
+	if _, err := read(t, filepath.Join(dir, "usr/share/doc/b")); err == nil {
+		t.Error("an agent without a place fetched all of the image")
 	}
 }
 

@@ -112,6 +112,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 // is that the agent can never join: it has neither certificate nor token.
 func (c *Client) Run(ctx context.Context) error {
 	if err := c.join(ctx); err != nil || ctx.Err() != nil {
+		c.tried.set()
 		return err
 	}
 	c.cfg.Handler.Revoked(c.id.revocations())
