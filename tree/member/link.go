@@ -124,15 +124,20 @@ func (l *link) set(peer *stream.Peer, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	was := l.peer.Swap(peer)
-	l.err = err
-	close(l.changed)
-	l.changed = make(chan struct{})
+	l.note(err)
 	switch {
 	case peer != nil:
 		l.seat.up(l)
 	case was != nil && l.ctx.Err() == nil:
 		l.seat.down(l)
 	}
+}
+
+// note wakes those who wait for the edge, with the reason why there is none; Member.mu is held.
+func (l *link) note(err error) {
+	l.err = err
+	close(l.changed)
+	l.changed = make(chan struct{})
 }
 
 // wait returns the edge's Peer as soon as there is one, starting the link if need be; or why there is none.

@@ -243,6 +243,36 @@ func TestRegistryWhenNobodyElseIsLeft(t *testing.T) {
 	})
 }
 
+// TestWhoIsCutOffFeedsItselfAndItsChildren: an edge that does not come about and does not fail, as behind a firewall, costs each
+// member the time once, not each read, and those below it nothing of the registry.
+func TestWhoIsCutOffFeedsItselfAndItsChildren(t *testing.T) {
+	inWorld(t, func(w *world) {
+		walled := func(cfg *member.Config) {
+			cfg.Attach = func(ctx context.Context, _ *stream.Share, _ stream.Address, _ stream.Attachment) (*stream.Peer, error) {
+				<-ctx.Done()
+				return nil, context.Cause(ctx)
+			}
+		}
+		a, b, c, d := w.agent("a"), w.agent("b"), w.agent("c", walled), w.agent("d")
+		w.place(1, 0, []*agent{a, b, c, d})
+		start := time.Now()
+		c.read(0, 2)
+		if took := time.Since(start); took > 2500*time.Millisecond {
+			t.Errorf("the first reads took %v", took)
+		}
+		start = time.Now()
+		c.read(4, 6)
+		d.read(8)
+		if took := time.Since(start); took > 500*time.Millisecond {
+			t.Errorf("later reads took %v", took)
+		}
+		d.read(2, 4, 6)
+		if n := w.registry.Total(); n != 5 {
+			t.Errorf("%d reads of the registry, want one for each block", n)
+		}
+	})
+}
+
 func TestRootGoesOnWhenTheRegistryIsBack(t *testing.T) {
 	inWorld(t, func(w *world) {
 		var down atomic.Bool

@@ -1,8 +1,12 @@
 package member
 
 import (
+	"context"
+	"fmt"
 	"slices"
+	"time"
 
+	"github.com/xylem-project/xylem/blockfmt"
 	"github.com/xylem-project/xylem/tree/stream"
 )
 
@@ -21,6 +25,8 @@ type seat struct {
 	backups  []*link // attached when they are asked
 	children []*link // of a root, to be asked for what they have
 	ahead    func()  // ends the fetching ahead of a root
+	hungry   func()  // ends the patience with those who should feed it, nil while somebody does
+	cut      bool    // patience has ended, and the seat feeds itself and its children from the registry
 }
 
 // place moves the seat; Member.mu is held.
@@ -80,6 +86,7 @@ func (s *seat) links(old []*link, peers []stream.Address) (links []*link) {
 // climb sets whom reads ask, by what is known now; Member.mu is held. What a child asks for goes upward only, to the parent or, at
 // the root, to the registry: who needs a block may look sideways for it, but who did that for others could wait for them.
 func (s *seat) climb() {
+	s.watch()
 	var up, sideways []stream.Rung
 	add := func(rungs *[]stream.Rung, name string, l *link, always bool) {
 		if l != nil {
@@ -90,11 +97,13 @@ func (s *seat) climb() {
 	for _, c := range s.children {
 		add(&up, "child", c, false)
 	}
-	add(&up, "parent", s.parent, true)
-	add(&up, "parent", s.old, !s.at.root()) // who followed its parent as root may feed it now: only for what it has
+	if !s.cut {
+		add(&up, "parent", s.parent, true)
+		add(&up, "parent", s.old, !s.at.root()) // who followed its parent as root may feed it now: only for what it has
+	}
 	lead := s.at.Standby && !s.parent.attached() && s.old == nil
 	switch {
-	case s.placed && (s.at.root() || lead):
+	case s.placed && (s.at.root() || lead || s.cut):
 		up = append(up, origin)
 	case s.placed:
 		for _, b := range s.backups {
@@ -110,6 +119,54 @@ func (s *seat) climb() {
 	}
 	s.relay.Set(up...)
 	s.ladder.Set(slices.Concat(up, sideways)...)
+}
+
+// watch sees to it that a seat that nobody feeds does not wait for the tree for ever, behind a firewall, say, or after a revocation;
+// Member.mu is held.
+func (s *seat) watch() {
+	fed := !s.placed || s.at.root() || s.parent.attached() || s.old.attached() || slices.ContainsFunc(s.backups, (*link).attached)
+	switch {
+	case !fed && s.hungry == nil:
+		ctx, stop := context.WithCancel(s.member.ctx)
+		s.hungry = stop
+		s.member.wg.Go(func() { s.starve(ctx) })
+	case fed && s.hungry != nil:
+		s.hungry()
+		s.hungry, s.cut = nil, false
+	}
+}
+
+// starve turns to the backups when the tree had time to repair itself and did not, and gives up when they had as much.
+func (s *seat) starve(ctx context.Context) {
+	for _, turn := range []func(){s.askBackups, s.giveUp} {
+		timer := time.NewTimer(s.member.cfg.Repair)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		s.member.mu.Lock()
+		if ctx.Err() == nil {
+			turn()
+		}
+		s.member.mu.Unlock()
+	}
+}
+
+func (s *seat) askBackups() {
+	for _, b := range s.backups {
+		b.start()
+	}
+}
+
+// giveUp makes the seat one that feeds itself, until an edge comes about. Reads that wait for one go on.
+func (s *seat) giveUp() {
+	s.cut = true
+	s.climb()
+	for _, l := range append([]*link{s.parent}, s.backups...) {
+		l.note(fmt.Errorf("edge to %s does not come about: %w", l.id, blockfmt.ErrTransient))
+	}
 }
 
 // up takes note that a link is attached; Member.mu is held.
