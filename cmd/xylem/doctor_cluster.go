@@ -46,12 +46,17 @@ func (d *doctor) checkSchedulers(ctx context.Context) []finding {
 	return []finding{ok(check, "%s can be asked", strings.Join(d.config.Schedulers, " "))}
 }
 
-// joinToken returns the configured join token, nil if there is none.
+// joinToken returns the configured join token, nil if there is none, or none any more because the agent has joined.
 func (d *doctor) joinToken() (*api.Token, error) {
 	if d.config.JoinTokenFile == "" {
 		return nil, nil
 	}
 	text, err := os.ReadFile(d.config.JoinTokenFile)
+	if errors.Is(err, os.ErrNotExist) {
+		if _, joined := os.Stat(filepath.Join(d.config.Root, "cluster", "membership.json")); joined == nil {
+			return nil, nil
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("join token: %w", err)
 	}

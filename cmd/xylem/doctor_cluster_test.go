@@ -43,7 +43,15 @@ func TestDoctorJoinToken(t *testing.T) {
 	d.config.JoinTokenFile = other.TokenFile()
 	checkFinding(t, d.checkSchedulers(t.Context()), "schedulers", statusFail, "another cluster")
 	d.config.JoinTokenFile = "/does/not/exist"
+	d.config.Root = t.TempDir()
 	checkFinding(t, d.checkSchedulers(t.Context()), "schedulers", statusFail, "/does/not/exist", "token create")
+	if err := os.MkdirAll(filepath.Join(d.config.Root, "cluster"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(d.config.Root, "cluster", "membership.json"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	checkFinding(t, d.checkSchedulers(t.Context()), "schedulers", statusOK)
 	d.config.JoinTokenFile = filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(d.config.JoinTokenFile, []byte("abc"), 0o600); err != nil {
 		t.Fatal(err)
