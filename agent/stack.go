@@ -60,7 +60,7 @@ func (s *stacks) sweep(o origin) (*fetch.Sweep, error) {
 	if err != nil {
 		return nil, err
 	}
-	return fetch.NewSweep(fetch.SweepConfig{Reader: k.from, Store: s.store, Yield: k.gate.Wait}), nil
+	return fetch.NewSweep(fetch.SweepConfig{Reader: k.from, Store: s.store, Gate: k.gate}), nil
 }
 
 func (s *stacks) stack(o origin) (*stack, error) {

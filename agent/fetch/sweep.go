@@ -8,12 +8,12 @@ import (
 	"github.com/xylem-project/xylem/blockfmt"
 )
 
-// SweepConfig of a Sweep. All but the last are needed.
+// SweepConfig of a Sweep. Reader and Store are needed.
 type SweepConfig struct {
 	Reader RangeReader
-	Store  blockfmt.Store                  // keeps the blocks
-	Yield  func(ctx context.Context) error // returns when the sweep may go on, after every block. See Gate.
-	Bytes  int64                           // of one request at most. Default 32 MiB.
+	Store  blockfmt.Store // keeps the blocks
+	Gate   *Gate          // demand reads through it go first. Default: there are none.
+	Bytes  int64          // of one request at most. Default 32 MiB.
 }
 
 // A Sweep fetches blocks that nobody has asked for yet and that somebody may ask for soon, in few large requests, and keeps them as
@@ -26,6 +26,9 @@ type Sweep struct {
 // NewSweep returns a Sweep of nothing.
 func NewSweep(cfg SweepConfig) *Sweep {
 	setDefault(&cfg.Bytes, 32<<20)
+	if cfg.Gate == nil {
+		cfg.Gate = Gated(nil)
+	}
 	return &Sweep{cfg: cfg}
 }
 
@@ -48,15 +51,13 @@ func (s *Sweep) Add(ix *blockfmt.Index, n int, limit int64) (added int64) {
 }
 
 // Run fetches what the store does not have. It ends with the first error: what is missing then is fetched on demand.
-func (s *Sweep) Run(ctx context.Context) error {
+func (s *Sweep) Run(ctx context.Context) (err error) {
 	buf := make([]byte, 0, blockfmt.BlockSize)
 	for _, run := range s.runs {
-		missing := s.missing(run)
-		if len(missing) == 0 {
-			continue
-		}
-		if err := s.fetch(ctx, missing, &buf); err != nil {
-			return err
+		for run = s.missing(run); len(run) > 0; run = s.missing(run) {
+			if run, err = s.fetch(ctx, run, &buf); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -73,34 +74,69 @@ func (s *Sweep) missing(run []blockfmt.Ref) []blockfmt.Ref {
 	return run
 }
 
-// fetch reads a run in one request, block by block.
-func (s *Sweep) fetch(ctx context.Context, run []blockfmt.Ref, buf *[]byte) error {
+// fetch reads a run in one request, block by block, until demand reads have brought so much of what comes next that another request
+// is better. It returns the rest.
+func (s *Sweep) fetch(ctx context.Context, run []blockfmt.Ref, buf *[]byte) ([]blockfmt.Ref, error) {
+	d := s.cfg.Gate.expect(run)
+	defer d.close()
 	last := run[len(run)-1]
 	body, err := s.cfg.Reader.Range(ctx, run[0].Blob, run[0].Offset, last.Offset+last.Length-run[0].Offset)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer body.Close()
+	for i, ref := range run {
+		if err := d.turn(ctx); err != nil {
+			return nil, err
+		}
+		if s.hasNext(run[i:]) {
+			return run[i:], nil
+		}
+		stored, err := s.read(body, ref, buf)
+		if err == nil {
+			err = s.keep(ctx, ref, stored)
+		}
+		if err != nil {
+			return nil, err
+		}
+		d.brought(stored)
+	}
+	return nil, nil
+}
+
+// hasNext says whether the store has all of the next bytes of a run, so many that a new request is cheaper than reading over them.
+func (s *Sweep) hasNext(run []blockfmt.Ref) bool {
+	n := int64(0)
 	for _, ref := range run {
-		if err := s.cfg.Yield(ctx); err != nil {
-			return err
+		if !s.cfg.Store.Has(ref) {
+			return false
 		}
-		if ref.Length > blockfmt.MaxBlockSize {
-			return fmt.Errorf("%v: %d stored bytes: %w", ref, ref.Length, blockfmt.ErrCorrupt)
-		}
-		if int64(cap(*buf)) < ref.Length {
-			*buf = make([]byte, ref.Length)
-		}
-		stored := (*buf)[:ref.Length]
-		if n, err := io.ReadFull(body, stored); err != nil {
-			return bodyError(ref, n, err)
-		}
-		if s.cfg.Store.Has(ref) {
-			continue
-		}
-		if err := s.cfg.Store.Put(ctx, ref, stored); err != nil {
-			return err
+		if n += ref.Length; n >= reach {
+			return true
 		}
 	}
-	return nil
+	return false
+}
+
+// read returns the next block of a request's body, in buf.
+func (s *Sweep) read(body io.Reader, ref blockfmt.Ref, buf *[]byte) ([]byte, error) {
+	if ref.Length > blockfmt.MaxBlockSize {
+		return nil, fmt.Errorf("%v: %d stored bytes: %w", ref, ref.Length, blockfmt.ErrCorrupt)
+	}
+	if int64(cap(*buf)) < ref.Length {
+		*buf = make([]byte, ref.Length)
+	}
+	stored := (*buf)[:ref.Length]
+	if n, err := io.ReadFull(body, stored); err != nil {
+		return nil, bodyError(ref, n, err)
+	}
+	return stored, nil
+}
+
+// keep verifies a block and keeps it if it is new.
+func (s *Sweep) keep(ctx context.Context, ref blockfmt.Ref, stored []byte) error {
+	if s.cfg.Store.Has(ref) {
+		return blockfmt.Verify(ref, stored)
+	}
+	return s.cfg.Store.Put(ctx, ref, stored)
 }

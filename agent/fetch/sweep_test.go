@@ -13,12 +13,10 @@ import (
 	"github.com/xylem-project/xylem/blockfmt/blocktest"
 )
 
-func always(context.Context) error { return nil }
-
 // sweep fetches the first n blocks of the remote's blob as far as they are no larger than limit, into store.
 func sweep(t *testing.T, r *remote, store blockfmt.Store, request int64, n int, limit int64) (added int64, err error) {
 	t.Helper()
-	s := fetch.NewSweep(fetch.SweepConfig{Reader: r, Store: store, Yield: always, Bytes: request})
+	s := fetch.NewSweep(fetch.SweepConfig{Reader: r, Store: store, Bytes: request})
 	added = s.Add(r.blob.Index, n, limit)
 	return added, s.Run(t.Context())
 }
@@ -104,10 +102,10 @@ func TestSweepWaitsForDemandReads(t *testing.T) {
 			return blob.Block(ctx, ref)
 		}))
 		go gate.Block(blockfmt.Background(t.Context()), blob.Index.Ref(0)) // for this one nobody waits
-		go gate.Block(t.Context(), blob.Index.Ref(1))
+		go gate.Block(t.Context(), blob.Index.Ref(1))                      // before the sweep, which so cannot bring it
 		synctest.Wait()
 		r, store := &remote{blob: blob}, &blocktest.Memory{}
-		s := fetch.NewSweep(fetch.SweepConfig{Reader: r, Store: store, Yield: gate.Wait})
+		s := fetch.NewSweep(fetch.SweepConfig{Reader: r, Store: store, Gate: gate})
 		s.Add(blob.Index, 20, 1<<30)
 		canceled, cancel := context.WithCancel(t.Context())
 		gaveUp, done := make(chan error, 1), make(chan error, 1)
@@ -124,6 +122,98 @@ func TestSweepWaitsForDemandReads(t *testing.T) {
 		close(release)
 		if err := <-done; err != nil || store.Len() != 20 {
 			t.Errorf("%d blocks swept afterwards: %v", store.Len(), err)
+		}
+	})
+}
+
+// TestDemandReadsWaitForWhatASweepBrings: what is on its way is not asked for again, though the sweep waits for other demand reads.
+func TestDemandReadsWaitForWhatASweepBrings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		blob := blocktest.NewBlob(1, 20<<10, 1<<10)
+		release := make(chan struct{})
+		asked := &blocktest.Counting{Next: blob}
+		gate := fetch.Gated(blockfmt.SourceFunc(func(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
+			<-release
+			return asked.Block(ctx, ref)
+		}))
+		go gate.Block(t.Context(), blob.Index.Ref(19))
+		synctest.Wait()
+		r, store := &remote{blob: blob}, &blocktest.Memory{}
+		s := fetch.NewSweep(fetch.SweepConfig{Reader: r, Store: store, Gate: gate})
+		s.Add(blob.Index, 10, 1<<30)
+		done := make(chan error, 1)
+		go func() { done <- s.Run(t.Context()) }()
+		synctest.Wait()
+		ref := blob.Index.Ref(5)
+		stored, err := gate.Block(t.Context(), ref)
+		if err != nil || blockfmt.Verify(ref, stored) != nil {
+			t.Errorf("block 5: %v", err)
+		}
+		close(release)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if n := asked.Of(ref); n != 0 {
+			t.Errorf("block 5 was asked for %d times beside the sweep", n)
+		}
+	})
+}
+
+// TestDemandReadsLeaveASweepThatBringsNothing: they ask themselves when it stalls, and at once when it fails.
+func TestDemandReadsLeaveASweepThatBringsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		blob := blocktest.NewBlob(1, 20<<10, 1<<10)
+		gate := fetch.Gated(blob)
+		stall := make(chan struct{})
+		r := &remote{blob: blob, fault: func(int) error { <-stall; return blockfmt.ErrTransient }}
+		s := fetch.NewSweep(fetch.SweepConfig{Reader: r, Store: &blocktest.Memory{}, Gate: gate})
+		s.Add(blob.Index, 20, 1<<30)
+		go s.Run(t.Context())
+		synctest.Wait()
+		late := blob.Index.Ref(19)
+		start := time.Now()
+		if _, err := gate.Block(t.Context(), late); err != nil || time.Since(start) > time.Second {
+			t.Errorf("block 19 after %v: %v", time.Since(start), err)
+		}
+		start = time.Now()
+		time.AfterFunc(100*time.Millisecond, func() { close(stall) })
+		if _, err := gate.Block(t.Context(), late); err != nil || time.Since(start) != 100*time.Millisecond {
+			t.Errorf("block 19 after %v: %v", time.Since(start), err)
+		}
+	})
+}
+
+// TestOnlyBackgroundReadsWaitForWhatASweepBringsLate: the last block of a long sweep, until somebody needs it.
+func TestOnlyBackgroundReadsWaitForWhatASweepBringsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		blob := blocktest.NewBlob(1, 16<<20, 512<<10)
+		asked := &blocktest.Counting{Next: blob}
+		gate := fetch.Gated(asked)
+		r := &remote{blob: blob, rate: 1 << 20}
+		s := fetch.NewSweep(fetch.SweepConfig{Reader: r, Store: &blocktest.Memory{}, Gate: gate})
+		s.Add(blob.Index, 32, 1<<30)
+		go s.Run(t.Context())
+		synctest.Wait()
+		needed, idle := blob.Index.Ref(30), blob.Index.Ref(31)
+		lane := blockfmt.Background(t.Context())
+		read := make(chan time.Time)
+		go func() {
+			if _, err := gate.Block(lane, needed); err != nil {
+				t.Error(err)
+			}
+			read <- time.Now()
+		}()
+		time.Sleep(time.Second)
+		if n := asked.Total(); n != 0 {
+			t.Errorf("%d blocks were asked for beside the sweep", n)
+		}
+		start := time.Now()
+		blockfmt.Promote(lane)
+		if took := (<-read).Sub(start); took > 100*time.Millisecond {
+			t.Errorf("a read that became a demand read took %v", took)
+		}
+		if _, err := gate.Block(blockfmt.Background(t.Context()), idle); err != nil || asked.Of(idle) != 0 {
+			t.Errorf("the last block was asked for %d times beside the sweep: %v", asked.Of(idle), err)
 		}
 	})
 }
