@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/xylem-project/xylem/agent/cache"
 	"github.com/xylem-project/xylem/blockfmt"
@@ -145,7 +146,12 @@ func TestIdleBlobIsEvicted(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if l := c.List(); len(l) != 1 || l[0].Open || !l[0].Complete || l[0].Valid != 1<<20 {
+	for deadline := time.Now().Add(20 * time.Second); c.List()[0].Open; <-time.After(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the sync in the background keeps the blob open")
+		}
+	}
+	if l := c.List(); len(l) != 1 || !l[0].Complete || l[0].Valid != 1<<20 {
 		t.Errorf("list %+v", l)
 	}
 	if freed := c.GC(0); freed != 1<<20 || c.Used() != 0 || diskUse(t, cfg.Dir) != 0 {

@@ -68,7 +68,8 @@ func TestHelpOfEveryCommand(t *testing.T) {
 
 // Every command whose RunE prints data has --output; those that stream or print nothing do not.
 func TestOutputFlagWhereDataIsPrinted(t *testing.T) {
-	without := []string{"", "unmount", "run", "agent", "cache", "record", "record start", "record stop", "key"}
+	without := []string{"", "unmount", "run", "agent", "cache", "record", "record start", "record stop", "key",
+		"scheduler", "scheduler token", "scheduler token revoke", "scheduler revoke", "scheduler pardon"}
 	walk(newRoot(stdio{}), func(path []string, cmd *cobra.Command) {
 		name := strings.Join(path, " ")
 		if has := cmd.Flags().Lookup("output") != nil; has == slices.Contains(without, name) {
