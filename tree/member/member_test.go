@@ -219,6 +219,24 @@ func TestNobodyIsBlamedForBeingAheadOrBehind(t *testing.T) {
 	})
 }
 
+// TestDeadParentIsLeftAlone: who is placed elsewhere when its parent has died, not even below anybody, tries no longer to reach it.
+func TestDeadParentIsLeftAlone(t *testing.T) {
+	inWorld(t, func(w *world) {
+		a, b := w.agent("a"), w.agent("b")
+		w.place(1, 0, []*agent{a, b})
+		b.read(0)
+		a.kill()
+		time.Sleep(time.Second)
+		w.place(2, 0, []*agent{b})
+		synctest.Wait()
+		tries := b.failures(a)
+		time.Sleep(time.Minute)
+		if n := b.failures(a); n != tries || n == 0 {
+			t.Errorf("the former parent was tried %d times, and %d times when it was not wanted any more", tries, n-tries)
+		}
+	})
+}
+
 func TestUnknownStripe(t *testing.T) {
 	inWorld(t, func(w *world) {
 		for _, stripe := range []int{-1, 2} {

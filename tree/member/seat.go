@@ -36,8 +36,11 @@ func (s *seat) place(at Position) {
 	}
 	s.at, s.placed = at, true
 	if s.parent != nil && s.parent.id != at.Parent.ID {
-		s.old.end()
-		s.old, s.parent = s.parent, nil
+		if s.parent.attached() {
+			s.old, s.parent = s.parent, s.old
+		}
+		s.parent.end() // it feeds nobody
+		s.parent = nil
 	}
 	if !at.root() {
 		if s.parent == nil {

@@ -201,8 +201,11 @@ func (a *agent) full() bool {
 	return held == a.world.image.Len()
 }
 
-func (a *agent) hasFailed(b *agent) bool {
+func (a *agent) hasFailed(b *agent) bool { return a.failures(b) > 0 }
+
+// failures returns how often b was reported as failed.
+func (a *agent) failures(b *agent) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.failed[b.id] > 0
+	return a.failed[b.id]
 }
