@@ -14,13 +14,16 @@ type Gate struct {
 	next blockfmt.Source
 
 	mu         sync.Mutex
-	demand     int           // reads of next
-	changed    chan struct{} // closed and replaced when a transfer may go on that had to wait
+	demand     int                  // reads of next
+	flying     map[blockfmt.Ref]int // reads of next, by block
+	changed    chan struct{}        // closed and replaced when a transfer may go on that had to wait
 	deliveries []*delivery
 }
 
 // Gated returns a Gate over next.
-func Gated(next blockfmt.Source) *Gate { return &Gate{next: next, changed: make(chan struct{})} }
+func Gated(next blockfmt.Source) *Gate {
+	return &Gate{next: next, flying: map[blockfmt.Ref]int{}, changed: make(chan struct{})}
+}
 
 // Verified implements blockfmt.VerifiedSource.
 func (g *Gate) Verified() bool { return blockfmt.IsVerified(g.next) }
@@ -31,25 +34,39 @@ func (g *Gate) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
 			return stored, nil
 		}
 	}
-	if blockfmt.IsDemand(ctx) {
-		g.enter()
-		defer g.leave()
-	}
+	demand := blockfmt.IsDemand(ctx)
+	g.enter(ref, demand)
+	defer g.leave(ref, demand)
 	return g.next.Block(ctx, ref)
 }
 
-func (g *Gate) enter() {
+func (g *Gate) enter(ref blockfmt.Ref, demand bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.demand++
+	g.flying[ref]++
+	if demand {
+		g.demand++
+	}
 }
 
-func (g *Gate) leave() {
+func (g *Gate) leave(ref blockfmt.Ref, demand bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.demand--; g.demand == 0 {
-		g.wake()
+	if g.flying[ref]--; g.flying[ref] == 0 {
+		delete(g.flying, ref)
 	}
+	if demand {
+		if g.demand--; g.demand == 0 {
+			g.wake()
+		}
+	}
+}
+
+// fetches says whether a block is on its way beside the transfers.
+func (g *Gate) fetches(ref blockfmt.Ref) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.flying[ref] > 0
 }
 
 // wake lets transfers look again; g.mu is held.

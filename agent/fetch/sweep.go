@@ -63,16 +63,18 @@ func (s *Sweep) Run(ctx context.Context) (err error) {
 	return nil
 }
 
-// missing cuts off what the store has at both ends of a run.
+// missing cuts off what is here or fetched by others at both ends of a run.
 func (s *Sweep) missing(run []blockfmt.Ref) []blockfmt.Ref {
-	for len(run) > 0 && s.cfg.Store.Has(run[0]) {
+	for len(run) > 0 && s.has(run[0]) {
 		run = run[1:]
 	}
-	for len(run) > 0 && s.cfg.Store.Has(run[len(run)-1]) {
+	for len(run) > 0 && s.has(run[len(run)-1]) {
 		run = run[:len(run)-1]
 	}
 	return run
 }
+
+func (s *Sweep) has(ref blockfmt.Ref) bool { return s.cfg.Store.Has(ref) || s.cfg.Gate.fetches(ref) }
 
 // fetch reads a run in one request, block by block, until demand reads have brought so much of what comes next that another request
 // is better. It returns the rest.
@@ -104,11 +106,12 @@ func (s *Sweep) fetch(ctx context.Context, run []blockfmt.Ref, buf *[]byte) ([]b
 	return nil, nil
 }
 
-// hasNext says whether the store has all of the next bytes of a run, so many that a new request is cheaper than reading over them.
+// hasNext says whether all of the next bytes of a run are here or fetched by others, so many that a new request is cheaper than
+// reading over them.
 func (s *Sweep) hasNext(run []blockfmt.Ref) bool {
 	n := int64(0)
 	for _, ref := range run {
-		if !s.cfg.Store.Has(ref) {
+		if !s.has(ref) {
 			return false
 		}
 		if n += ref.Length; n >= reach {
