@@ -56,7 +56,7 @@ func rush(t testing.TB, nodes []*node) time.Duration {
 // A crowd enters at once: everybody gets a place, everybody's parent knows, and the store was written far less often than there
 // are members.
 func TestCrowd(t *testing.T) {
-	const agents = 150
+	const agents = 60
 	cfg := config(t)
 	cfg.Log, cfg.Admin = nil, freePort(t)
 	d := start(t, cfg, nil)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/rand"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,12 +12,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 
 	"github.com/xylem-project/xylem/hack/containerdtest"
 	"github.com/xylem-project/xylem/hack/nodelab"
+	"github.com/xylem-project/xylem/scheduler/api"
 )
 
 const helloSource = `package main
@@ -152,32 +155,26 @@ func TestContainerd(t *testing.T) {
 	run()
 }
 
-// TestScheduler starts what agents join, kills it, and starts it again. The scheduler itself is a stand-in.
+// TestScheduler starts what agents join, kills it, and starts it again.
 func TestScheduler(t *testing.T) {
-	self, err := os.Executable()
-	must(t, err)
-	real, err := filepath.Abs(xylem())
-	must(t, err)
-	program := filepath.Join(t.TempDir(), "xylem")
-	script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" = scheduler ] || exec '%s' \"$@\"\n%s=scheduler exec '%s' \"$@\"\n", real, roleVariable, self)
-	must(t, os.WriteFile(program, []byte(script), 0o700))
-	l := up(t, Config{Hosts: 1, Agents: true, Scheduler: true, Stripes: 4, Xylem: program})
-	config, err := os.ReadFile(l.Hosts()[0].Node.ConfigFile())
-	must(t, err)
-	for _, line := range []string{`schedulers = ["https://10.99.0.2:9760"]`, `listen = "10.99.1.1:9752"`, `join_token_file = "` + l.scheduler.joinToken() + `"`} {
-		if !strings.Contains(string(config), line+"\n") {
-			t.Errorf("the agent's configuration lacks %s:\n%s", line, config)
-		}
+	l := up(t, Config{Hosts: 1, Agents: true, Scheduler: true})
+	joined := func() {
+		t.Helper()
+		eventually(t, time.Minute, "the agent has a session", func() error {
+			agents, err := api.NewAdmin(l.SchedulerSocket()).Agents(t.Context())
+			if err == nil && (len(agents) != 1 || !agents[0].Session || agents[0].Agent.Addrs[0] != netip.MustParseAddrPort("10.99.1.1:9752")) {
+				err = fmt.Errorf("the scheduler knows %+v", agents)
+			}
+			return err
+		})
 	}
+	joined()
 	must(t, l.KillScheduler())
 	if running, err := members([]namespace{l.Scheduler().port.namespace()}); err != nil || len(running) != 0 {
 		t.Errorf("after KillScheduler run %v, %v", running, err)
 	}
 	must(t, l.StartScheduler(t.Context()))
-	log, err := os.ReadFile(filepath.Join(l.State().Dir, "scheduler-scheduler.log"))
-	if err != nil || strings.Count(string(log), "--stripes 4") != 2 {
-		t.Errorf("started as %s, %v", log, err)
-	}
+	joined()
 }
 
 // TestKilledOwner kills the process that made a lab. What it left, the next one removes.

@@ -45,10 +45,10 @@ func TestShape(t *testing.T) {
 		want  string
 	}{
 		{0, 0, "qdisc replace dev eth0 root pfifo_fast\n"},
-		{100 * Mbit, 0, "qdisc replace dev eth0 root tbf rate 100000000bit burst 32768 limit 1250000\n"},
-		{100 * Mbit, 20 * time.Millisecond, "qdisc replace dev eth0 root tbf rate 100000000bit burst 32768 limit 250000\n"},
+		{100 * Mbit, 0, "qdisc replace dev eth0 root tbf rate 100000000bit burst 71680 limit 1250000\n"},
+		{100 * Mbit, 20 * time.Millisecond, "qdisc replace dev eth0 root tbf rate 100000000bit burst 71680 limit 250000\n"},
 		{Gbit, 0, "qdisc replace dev eth0 root tbf rate 1000000000bit burst 250000 limit 12500000\n"},
-		{Mbit, 0, "qdisc replace dev eth0 root tbf rate 1000000bit burst 32768 limit 65536\n"},
+		{Mbit, 0, "qdisc replace dev eth0 root tbf rate 1000000bit burst 71680 limit 143360\n"},
 	} {
 		if got := shape("eth0", c.rate, c.queue); got != c.want {
 			t.Errorf("%v, queue %v: %q, want %q", c.rate, c.queue, got, c.want)

@@ -3,28 +3,23 @@ package lab
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 )
 
-// The test's binary is also the programs that tests run beside it.
+// The test's binary is also a program that a test runs beside it.
 const roleVariable = "LAB_TEST_ROLE"
 
 func TestMain(m *testing.M) {
-	roles := map[string]func() error{"owner": owner, "scheduler": scheduler}
-	if role := roles[os.Getenv(roleVariable)]; role != nil {
-		if err := role(); err != nil {
+	if os.Getenv(roleVariable) == "owner" {
+		if err := owner(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -110,36 +105,6 @@ func owner() error {
 	}
 	fmt.Println(l.State().Dir)
 	select {}
-}
-
-// scheduler does what the lab asks of `xylem scheduler`: there is a token to join with, and it listens until it is told to end.
-func scheduler() error {
-	var root, listen string
-	flags := flag.NewFlagSet("scheduler", flag.ContinueOnError)
-	flags.StringVar(&root, "root", "", "")
-	flags.StringVar(&listen, "listen", "", "")
-	flags.String("state", "", "")
-	flags.String("advertise", "", "")
-	flags.Int("stripes", 0, "")
-	if err := flags.Parse(os.Args[2:]); err != nil {
-		return err
-	}
-	l, err := net.Listen("tcp", listen)
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	if err := os.MkdirAll(root, 0o700); err != nil {
-		return err
-	}
-	fmt.Println(os.Args[1:])
-	if err := os.WriteFile(filepath.Join(root, "join-token"), []byte("token"), 0o600); err != nil {
-		return err
-	}
-	stop := make(chan os.Signal, 1)
-	signal.Notify(stop, syscall.SIGTERM)
-	<-stop
-	return nil
 }
 
 // eventually waits for a condition that comes true by itself.
