@@ -57,5 +57,6 @@
 //
 // # Forest
 //
-// A Forest owns the trees of many images and keeps the children of a machine, over all trees, within a budget.
+// A Forest owns the trees of many images and keeps the children of a machine, over all trees, within a budget. It finds machines that
+// are slow by what all of them measure, and hears members' complaints of others: such machines become leaves for a time.
 package tree

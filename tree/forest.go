@@ -23,15 +23,22 @@ type Machine struct {
 	Zone      string // of members that join from now on
 	Budget    int    // children that it may feed; 0: as the forest's configuration says
 	Elsewhere int    // children that it feeds in trees of other owners
-	Uplink    int64  // bytes per second as measured last; 0: not known, or not any more
 	Draining  bool   // is about to leave
+	// Uplink is how many bytes per second it fed while children had to wait for more; 0: none had to of late. Waiting are those who
+	// had to: if none of them could take more, they were slow and not the machine. Without any, it is the rate of the uplink.
+	Uplink  int64
+	Waiting []ID
+	// Sent and Received are the most bytes per second that its links carried of late; 0: not known.
+	Sent, Received int64
 }
 
 // absurd is more than any number of children or bytes per second; sums of such numbers do not overflow.
 const absurd = 1 << 40
 
 func (m Machine) validate() error {
-	if m.ID == Registry || min(m.Budget, m.Elsewhere) < 0 || m.Uplink < 0 || max(int64(m.Budget), int64(m.Elsewhere), m.Uplink) > absurd {
+	least := min(int64(m.Budget), int64(m.Elsewhere), m.Uplink, m.Sent, m.Received)
+	most := max(int64(m.Budget), int64(m.Elsewhere), m.Uplink, m.Sent, m.Received)
+	if m.ID == Registry || least < 0 || most > absurd {
 		return fmt.Errorf("machine %+v: %w", m, ErrInvalid)
 	}
 	return nil
@@ -40,14 +47,19 @@ func (m Machine) validate() error {
 // machine is a Machine with its members. Those of a tree without a forest have a machine each.
 type machine struct {
 	Machine
-	load   int // children in all trees and stripes
-	slow   bool
-	queued bool
-	nodes  map[string]*node // by image
+	load     int  // children in all trees and stripes
+	slow     bool // its uplink is
+	strikes  int  // heartbeats in a row that say so
+	heard    bool // a heartbeat came since machines were compared last
+	blamed   bool // is of no use to a machine that it fed
+	accused  bool // had another machine blamed
+	sentence int  // heartbeats since the first of these
+	queued   bool
+	nodes    map[string]*node // by image
 }
 
 // A Forest owns trees of many images, and sees to it that no machine feeds too many children in all of them together: a
-// machine without budget joins as RoleSpare, one that is slow or draining as RoleLeaf, and Step corrects the roles of those
+// machine without budget joins as RoleSpare, one that is slow, blamed or draining as RoleLeaf, and Step corrects the roles of those
 // that became so later. Where the members of an image have not budget enough among them, the budget gives way, not the tree.
 // It is not safe for concurrent use.
 type Forest struct {
@@ -56,8 +68,7 @@ type Forest struct {
 	trees    map[string]*Tree
 	machines map[ID]*machine
 	queue    []*machine // whose roles may be wrong
-	uplinks  int64      // sum of those that are known
-	measured int64      // how many these are
+	measured bool       // something was, since machines were compared last
 }
 
 // An ImageChange is a Change of the tree of an image.
@@ -90,31 +101,13 @@ func (f *Forest) SetMachine(m Machine) error {
 		on = &machine{nodes: map[string]*node{}}
 		f.machines[m.ID] = on
 	}
-	f.measure(on.Uplink, -1)
-	f.measure(m.Uplink, +1)
-	on.Machine = m
-	on.slow = f.isSlow(on)
+	if m.Uplink != 0 || m.Uplink != on.Uplink || m.Sent != on.Sent || m.Received != on.Received {
+		f.measured = true
+	}
+	on.Machine, on.heard = m, true
+	on.serve()
 	f.enqueue(on)
 	return nil
-}
-
-func (f *Forest) measure(uplink, sign int64) {
-	if uplink > 0 {
-		f.uplinks += sign * uplink
-		f.measured += sign
-	}
-}
-
-// isSlow: below a quarter of the mean, and until it is above half of it.
-func (f *Forest) isSlow(m *machine) bool {
-	if m.Uplink == 0 {
-		return m.slow
-	}
-	mean := f.uplinks / f.measured
-	if m.slow {
-		return m.Uplink < mean/2
-	}
-	return m.Uplink < mean/4
 }
 
 // Join makes a machine a member of an image's tree.
@@ -160,6 +153,15 @@ func (f *Forest) Leave(image string, id ID) ([]Change, error) {
 
 // Fail takes a machine out of all trees and forgets it.
 func (f *Forest) Fail(id ID) ([]ImageChange, error) {
+	changes, err := f.Expel(id)
+	if err == nil {
+		delete(f.machines, id)
+	}
+	return changes, err
+}
+
+// Expel takes a machine out of all trees, as one that failed, and goes on knowing it: it is expected to come back.
+func (f *Forest) Expel(id ID) ([]ImageChange, error) {
 	m := f.machines[id]
 	if m == nil {
 		return nil, f.unknown(id)
@@ -174,8 +176,6 @@ func (f *Forest) Fail(id ID) ([]ImageChange, error) {
 			all = append(all, ImageChange{image, c})
 		}
 	}
-	f.measure(m.Uplink, -1)
-	delete(f.machines, id)
 	return all, nil
 }
 
@@ -197,7 +197,7 @@ func (f *Forest) remove(image string, m *machine, failed bool) ([]Change, error)
 }
 
 // Adopt takes over the tree of an image from its former owner; term is as for Restore. Members whose machine is not known get
-// one that is known by its ID and zone only.
+// one that is known by its ID and zone, and feeds nobody for a time if it did not before.
 func (f *Forest) Adopt(image string, snap Snapshot, term uint64) error {
 	if f.trees[image] != nil {
 		return fmt.Errorf("tree of %s: %w", image, ErrExists)
@@ -215,6 +215,7 @@ func (f *Forest) Adopt(image string, snap Snapshot, term uint64) error {
 			if err := f.SetMachine(Machine{ID: member.ID, Zone: member.Zone}); err != nil {
 				return err
 			}
+			f.machines[member.ID].blamed = member.Role == RoleLeaf
 		}
 		m, n := f.machines[member.ID], t.nodes[member.ID]
 		m.load += n.machine.load
@@ -251,6 +252,7 @@ func (f *Forest) Step() (image string, changes []Change, ok bool) {
 
 // Correct is Step for an owner that stores members one by one: it also says whose role it was, which the changes need not name.
 func (f *Forest) Correct() (image string, id ID, changes []Change, ok bool) {
+	f.compare()
 	for len(f.queue) > 0 {
 		m := f.queue[0]
 		if image, role, ok := f.misplaced(m); ok {
@@ -302,7 +304,7 @@ func (f *Forest) misplaced(m *machine) (image string, role Role, ok bool) {
 // dispensable tells whether the tree can do without one of those who may be interior.
 func (t *Tree) dispensable() bool { return t.roles[RoleAny].len() > t.need(t.arity+1) }
 
-func (m *machine) shunned() bool { return m.slow || m.Draining }
+func (m *machine) shunned() bool { return m.avoided() || m.Draining }
 
 func (f *Forest) budget(m *machine) int { return cmp.Or(m.Budget, f.config.Budget) }
 

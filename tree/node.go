@@ -4,8 +4,9 @@ package tree
 type node struct {
 	Member
 	machine      *machine
-	places       []place // by stripe
-	seat         int     // index in the list of its bench
+	places       []place         // by stripe
+	seat         int             // index in the list of its bench
+	trying       map[ID]attempts // whom it tries in vain to reach
 	gone, failed bool
 }
 

@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"cmp"
 	"iter"
 	"slices"
 )
@@ -71,7 +72,7 @@ func (t *Tree) Standbys(stripe int) []ID {
 }
 
 // Backups returns whom a member asks, in this order, when its parent in a stripe is in trouble, before the registry: its
-// grandparent (below the root, the first standby), then somebody in another part of the tree. Changes carry the backups
+// grandparent (below the root, the first standby), then somebody in another part of the tree; rather nobody who is slow or was blamed. Changes carry the backups
 // of the members that they move; those of others change too, so an owner sends them again from time to time.
 func (t *Tree) Backups(id ID, stripe int) []ID {
 	if p := t.place(id, stripe); p != nil {
@@ -138,6 +139,7 @@ func (t *Tree) backups(list []ID, s *stripe, p *place) []ID {
 // apart from one: an ancestor of p in another stripe, to whom p has a connection already, or else a sibling of the
 // parent (of p, if the parent is the root).
 func (t *Tree) elsewhere(s *stripe, p, apart *place) *place {
+	var poor *place // if there is nobody better
 	avoid := p.parent
 	if avoid == s.root {
 		avoid = p
@@ -146,16 +148,22 @@ func (t *Tree) elsewhere(s *stripe, p, apart *place) *place {
 		other := (s.number + 1 + i) % len(t.stripes)
 		for q := p.node.places[other].parent; q != nil; q = q.parent {
 			if c := &q.node.places[s.number]; c != p.parent && c != apart && !c.below(avoid) {
-				return c
+				if !c.node.machine.avoided() {
+					return c
+				}
+				poor = cmp.Or(poor, c)
 			}
 		}
 	}
 	for _, c := range avoid.parent.children {
 		if c != avoid && c != apart {
-			return c
+			if !c.node.machine.avoided() {
+				return c
+			}
+			poor = cmp.Or(poor, c)
 		}
 	}
-	return nil
+	return poor
 }
 
 func (t *Tree) stripe(number int) *stripe {
