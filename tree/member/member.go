@@ -16,8 +16,10 @@ type Position struct {
 	Stripe int
 	Epoch  uint64 // the highest counts; a Position of the same epoch brings other backups or children
 	// Parent feeds the member. The zero Address says that it is the root, which holds the lease to read the registry.
-	Parent  stream.Address
-	Backups []stream.Address // whom to ask, in this order, when the parent is in trouble
+	Parent stream.Address
+	// LeaveOld says that the member, if it is the root now, does not ask its former parent for what that has: it is slow, or not trusted.
+	LeaveOld bool
+	Backups  []stream.Address // whom to ask, in this order, when the parent is in trouble
 	// Standby says that the member follows the root, its parent: it reads the registry as soon as the edge to it breaks.
 	Standby bool
 	// Children are whom the member feeds, with the epochs of their attachments.
@@ -30,6 +32,7 @@ func (p Position) root() bool { return p.Parent.ID == "" }
 type Child struct {
 	stream.Address
 	Epoch uint64
+	Avoid bool // a root does not ask it for what it has: it is slow, or not trusted
 }
 
 // An Attacher makes a share the child of a peer: stream.Host.Attach, or what a simulation has in its place.

@@ -347,3 +347,31 @@ func TestConfigIsChecked(t *testing.T) {
 		t.Error("an empty Config is accepted")
 	}
 }
+
+// Whom a new root is told to avoid, as a child or as its former parent, it does not ask for what the registry has.
+func TestNewRootAvoidsTheSlow(t *testing.T) {
+	for _, avoid := range []bool{false, true} {
+		inWorld(t, func(w *world) {
+			a, b := w.agent("a"), w.agent("b")
+			w.place(1, 0, []*agent{a})
+			a.read(0)
+			b.place(member.Position{Epoch: 2, Children: []member.Child{{Address: address(a), Epoch: 2, Avoid: avoid}}})
+			a.place(member.Position{Epoch: 2, Parent: address(b)})
+			synctest.Wait()
+			b.read(0)
+			if n, want := w.registry.Of(w.image.Ref(0)), map[bool]int{false: 1, true: 2}[avoid]; n != want {
+				t.Errorf("avoid %t: %d reads of what the child had, want %d", avoid, n, want)
+			}
+			a.place(member.Position{Epoch: 3})
+			b.place(member.Position{Epoch: 3, Parent: address(a)})
+			synctest.Wait()
+			b.place(member.Position{Epoch: 4, LeaveOld: avoid})
+			a.read(2)
+			synctest.Wait()
+			b.read(2)
+			if n, want := w.registry.Of(w.image.Ref(2)), map[bool]int{false: 1, true: 2}[avoid]; n != want {
+				t.Errorf("avoid %t: %d reads of what the former parent had, want %d", avoid, n, want)
+			}
+		})
+	}
+}

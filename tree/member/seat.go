@@ -41,6 +41,10 @@ func (s *seat) place(at Position) {
 		}
 		s.parent.end() // it feeds nobody
 		s.parent = nil
+		if at.root() && at.LeaveOld {
+			s.old.end()
+			s.old = nil
+		}
 	}
 	if !at.root() {
 		if s.parent == nil {
@@ -62,7 +66,9 @@ func (s *seat) place(at Position) {
 func (s *seat) askable() (children []stream.Address) {
 	if s.at.root() {
 		for _, c := range s.at.Children {
-			children = append(children, c.Address)
+			if !c.Avoid {
+				children = append(children, c.Address)
+			}
 		}
 	}
 	return children
