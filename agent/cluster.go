@@ -50,6 +50,9 @@ const grace = 2 * time.Second
 // places change.
 const maxEdges = 2048
 
+// ban is how long a peer that was cut off is refused.
+const ban = 10 * time.Minute
+
 // newCluster returns the agent's part in a cluster, nil if no scheduler is configured.
 func newCluster(cfg Config, store *cache.Cache, registry func(origin) (blockfmt.Source, error), inUse func(digest.Digest) bool) (*cluster, error) {
 	if len(cfg.Schedulers) == 0 {
@@ -76,7 +79,7 @@ func newCluster(cfg Config, store *cache.Cache, registry func(origin) (blockfmt.
 	if err != nil {
 		return nil, err
 	}
-	c.node, err = stream.NewNode(stream.NodeConfig{Authorize: func(stream.PeerID) error { return nil }, Report: c.cutOff, Edges: maxEdges,
+	c.node, err = stream.NewNode(stream.NodeConfig{Authorize: func(stream.PeerID) error { return nil }, Report: c.cutOff, Edges: maxEdges, Ban: ban, Measured: c.client.Beat,
 		Up: int64(cfg.UploadLimit), Down: int64(cfg.DownloadLimit)})
 	if err != nil {
 		return nil, err
@@ -183,7 +186,7 @@ func (c *cluster) tree(o origin, image digest.Digest) (*membership, error) {
 	}
 	t := c.trees[image]
 	if t == nil {
-		t = &membership{cluster: c, image: image, registry: src, placed: make(chan struct{}), positions: map[int]api.Position{}, failed: map[string]bool{}, cutOff: map[string]bool{}}
+		t = &membership{cluster: c, image: image, registry: src, placed: make(chan struct{}), positions: map[int]api.Position{}, failed: map[string]bool{}, cutOff: map[string]time.Time{}}
 		c.trees[image] = t
 		c.client.Enter(image, o.Ref, nil)
 	}
@@ -248,14 +251,20 @@ func (c *cluster) cutOff(cut stream.CutOff) {
 	defer c.mu.Unlock()
 	for _, t := range c.trees {
 		if t.has(cut.Image) {
-			t.note(t.cutOff, cut.Peer)
+			t.cutsOff(cut.Peer)
 		}
 	}
 }
 
 // heartbeat says how the agent is.
 func (c *cluster) heartbeat() api.Heartbeat {
-	h := api.Heartbeat{Agent: c.address(), Zone: c.cfg.Zone, Budget: c.cfg.Children, Uplink: c.node.Uplink()}
+	h := api.Heartbeat{Agent: c.address(), Zone: c.cfg.Zone, Budget: c.cfg.Children}
+	uplink, waiting := c.node.Uplink()
+	h.Uplink = uplink
+	for _, peer := range waiting[:min(len(waiting), api.MaxNamed)] {
+		h.Waiting = append(h.Waiting, string(peer))
+	}
+	h.Sent, h.Received = c.node.Carried()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, t := range c.trees {

@@ -2,10 +2,14 @@ package agent
 
 import (
 	"crypto/ed25519"
+	"fmt"
+	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -13,6 +17,8 @@ import (
 
 	"github.com/xylem-project/xylem/blockfmt"
 	"github.com/xylem-project/xylem/blockfmt/blocktest"
+	"github.com/xylem-project/xylem/scheduler/api"
+	"github.com/xylem-project/xylem/tree/stream"
 )
 
 func TestIdentityStays(t *testing.T) {
@@ -111,4 +117,25 @@ func TestPaceOfAnImage(t *testing.T) {
 	if rates := p.since([]int{2, 1}, im, now.Add(3*time.Second)); rates[0] != 0 {
 		t.Errorf("rate %d of an evicted block", rates[0])
 	}
+}
+
+// Whom an agent cut off it names as long as it refuses it, and whom it could not reach once; not more than a scheduler takes.
+func TestComplaints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := membership{cluster: &cluster{cfg: Config{Log: slog.New(slog.DiscardHandler)}, client: new(api.Client)}, failed: map[string]bool{}, cutOff: map[string]time.Time{}}
+		for i := range 2 * api.MaxNamed {
+			m.cutsOff(stream.PeerID(fmt.Sprint("liar ", i)))
+			m.lost(stream.PeerID(fmt.Sprint("lost ", i)), io.EOF)
+		}
+		expect := func(failed, cutOff int) {
+			t.Helper()
+			if said, _ := m.report(); len(said.Failed) != failed || len(said.CutOff) != cutOff {
+				t.Errorf("%d failed and %d are cut off, want %d and %d", len(said.Failed), len(said.CutOff), failed, cutOff)
+			}
+		}
+		expect(api.MaxNamed, api.MaxNamed)
+		expect(0, api.MaxNamed)
+		time.Sleep(ban + time.Second)
+		expect(0, 0)
+	})
 }

@@ -30,12 +30,13 @@ type membership struct {
 	head, body atomic.Pointer[branch] // set under mu
 	placed     chan struct{}          // closed with the first position
 
-	mu             sync.Mutex
-	closed         bool
-	blocks         *image               // what body is made of, when it is known how many stripes there are
-	positions      map[int]api.Position // latest, by stripe
-	pace           pace
-	failed, cutOff map[string]bool // since the last heartbeat
+	mu        sync.Mutex
+	closed    bool
+	blocks    *image               // what body is made of, when it is known how many stripes there are
+	positions map[int]api.Position // latest, by stripe
+	pace      pace
+	failed    map[string]bool      // since the last heartbeat
+	cutOff    map[string]time.Time // when
 }
 
 // headOf names the head of an image where it travels.
@@ -193,7 +194,7 @@ func (t *membership) place(p api.Position) {
 }
 
 func (t *membership) placeBranch(b *branch, p api.Position) {
-	at := member.Position{Stripe: p.Stripe, Epoch: p.Epoch, Standby: p.Standby}
+	at := member.Position{Stripe: p.Stripe, Epoch: p.Epoch, Standby: p.Standby, LeaveOld: p.LeaveOld}
 	if p.Parent != nil {
 		at.Parent = addressOf(*p.Parent)
 	}
@@ -201,7 +202,7 @@ func (t *membership) placeBranch(b *branch, p api.Position) {
 		at.Backups = append(at.Backups, addressOf(peer))
 	}
 	for _, child := range p.Children {
-		at.Children = append(at.Children, member.Child{Address: addressOf(child.Peer), Epoch: child.Epoch})
+		at.Children = append(at.Children, member.Child{Address: addressOf(child.Peer), Epoch: child.Epoch, Avoid: child.Avoid})
 	}
 	if err := b.Place(at); err != nil {
 		t.cluster.cfg.Log.Warn("place in a tree not taken", "image", t.image, "err", err)
@@ -215,12 +216,20 @@ func addressOf(p api.Peer) stream.Address {
 // lost takes note of a peer that cannot be reached.
 func (t *membership) lost(peer stream.PeerID, err error) {
 	t.cluster.cfg.Log.Info("edge to a peer is broken", "image", t.image, "peer", peer, "err", err)
-	t.note(t.failed, peer)
+	t.mu.Lock()
+	if len(t.failed) < api.MaxNamed {
+		t.failed[string(peer)] = true
+	}
+	t.mu.Unlock()
+	t.cluster.client.Beat()
 }
 
-func (t *membership) note(where map[string]bool, peer stream.PeerID) {
+// cutsOff takes note of a peer that cannot be trusted.
+func (t *membership) cutsOff(peer stream.PeerID) {
 	t.mu.Lock()
-	where[string(peer)] = true
+	if len(t.cutOff) < api.MaxNamed {
+		t.cutOff[string(peer)] = time.Now()
+	}
 	t.mu.Unlock()
 	t.cluster.client.Beat()
 }
@@ -239,9 +248,9 @@ func (t *membership) report() (m api.Membership, children int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	m.Rates = t.pace.since(m.Held, t.blocks, time.Now())
+	maps.DeleteFunc(t.cutOff, func(_ string, at time.Time) bool { return time.Since(at) > ban })
 	m.Failed, m.CutOff = slices.Collect(maps.Keys(t.failed)), slices.Collect(maps.Keys(t.cutOff))
 	clear(t.failed)
-	clear(t.cutOff)
 	return m, children
 }
 

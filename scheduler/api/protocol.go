@@ -27,6 +27,9 @@ const (
 	maxAnswer  = 64 << 20
 )
 
+// MaxNamed is how many peers each list of a heartbeat may name.
+const MaxNamed = 64
+
 // JoinRequest asks for a certificate with a join token.
 type JoinRequest struct {
 	ID      string `json:"id"`      // of the token

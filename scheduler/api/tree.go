@@ -26,6 +26,8 @@ type Position struct {
 	Parent *Peer `json:"parent,omitempty"`
 	// Old is the parent that goes on feeding until Parent does, empty if there is none.
 	Old string `json:"old,omitempty"`
+	// LeaveOld says that a new root does not ask Old for what that has: it is slow, or not trusted.
+	LeaveOld bool `json:"leaveOld,omitempty"`
 	// Backups are whom to ask, in this order, when the parent is in trouble; after them the registry.
 	Backups []Peer `json:"backups,omitempty"`
 	// Standby says that the agent follows the root, its parent: it reads the registry as soon as the edge to it breaks.
@@ -38,6 +40,8 @@ type Position struct {
 type Child struct {
 	Peer
 	Epoch uint64 `json:"epoch"` // of its attachment
+	// Avoid says that it is slow, or not trusted: the root does not ask it for what it has.
+	Avoid bool `json:"avoid,omitempty"`
 }
 
 // Membership says how an agent gets on with an image.
@@ -51,7 +55,7 @@ type Membership struct {
 	Rates []int64 `json:"rates,omitempty"`
 	// Failed are peers that this agent could not get blocks from although it tried, since the last heartbeat.
 	Failed []string `json:"failed,omitempty"`
-	// CutOff are peers that sent wrong bytes or broke the protocol.
+	// CutOff are peers that sent wrong bytes or broke the protocol, for as long as this agent refuses them.
 	CutOff []string `json:"cutOff,omitempty"`
 }
 
@@ -59,11 +63,17 @@ type Membership struct {
 type Heartbeat struct {
 	Agent    Peer         `json:"agent"`
 	Zone     string       `json:"zone,omitempty"`
-	Uplink   int64        `json:"uplink,omitempty"` // bytes per second as measured last; 0: not known
 	Budget   int          `json:"budget,omitempty"` // children that it may feed in all trees; 0: the cluster's default
 	Children int          `json:"children"`         // that it feeds now, in all trees of all schedulers
 	Draining bool         `json:"draining,omitempty"`
 	Images   []Membership `json:"images,omitempty"` // of trees that the scheduler owns
+	// Uplink is how many bytes per second the children took together while those who are Waiting had to wait for more; 0: nobody had
+	// to of late.
+	Uplink  int64    `json:"uplink,omitempty"`
+	Waiting []string `json:"waiting,omitempty"`
+	// Sent and Received are the most bytes of blocks per second that the agent sent and received of late; 0: not known.
+	Sent     int64 `json:"sent,omitempty"`
+	Received int64 `json:"received,omitempty"`
 }
 
 // Tree is a function tree as it is now.

@@ -85,6 +85,7 @@ func newEdge(ctx context.Context, s *Share, conn Conn, key edgeKey, epoch uint64
 		toSend: make(signal, 1), toPush: make(signal, 1), feed: s.cfg.Feed(), has: newBitset(s.image.Len()),
 		wants: map[int]*want{}, pushing: -1, window: newWindow(s.node.cfg.Delay, s.node.cfg.MinWindow, s.node.cfg.MaxWindow)}
 	e.ctx, e.cancel = context.WithCancelCause(ctx)
+	e.window.uplink, e.window.news = &s.node.sent, s.node.cfg.Measured
 	_, e.copies = conn.(*wire)
 	e.control = append(e.control, Message{Kind: KindAccept, Epoch: epoch})
 	if key.stripes == 0 {

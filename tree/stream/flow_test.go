@@ -265,29 +265,75 @@ func TestSlowChild(t *testing.T) {
 	}
 }
 
-// TestUplink: what a node feeds tells its uplink as long as its children wait for more, and nothing otherwise.
+// TestUplink: what a node feeds tells its uplink as long as its children wait for more, and nothing otherwise. What it carried at best
+// is remembered for longer.
 func TestUplink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		blob := blocktest.NewBlob(1, 8<<20, 64<<10)
 		im := image(t, blob, 1)
-		parent, store := newNode(t, stream.NodeConfig{MaxWindow: 256 << 10}), newArrivals()
+		news := 0
+		parent, store := newNode(t, stream.NodeConfig{MaxWindow: 256 << 10, Measured: func() { news++ }}), newArrivals()
 		share(t, parent, stream.ShareConfig{Image: im, Store: full(t, blob)})
-		if rate := parent.Uplink(); rate != 0 {
-			t.Errorf("%d bytes/s without children", rate)
+		expect := func(when string, low, high int64, waiting int) {
+			t.Helper()
+			rate, who := parent.Uplink()
+			if rate < low || rate > high || len(who) != waiting {
+				t.Errorf("%s: %d bytes/s while %v waited, want %d to %d, %d", when, rate, who, low, high, waiting)
+			}
 		}
-		edge(t, newPipes(t), parent, share(t, newNode(t, stream.NodeConfig{Down: 1_000_000}), stream.ShareConfig{Image: im, Store: store}), fed)
+		expect("without children", 0, 0, 0)
+		child := newNode(t, stream.NodeConfig{Down: 1_000_000})
+		edge(t, newPipes(t), parent, share(t, child, stream.ShareConfig{Image: im, Store: store}), fed)
 		for range im.Len() * 7 / 8 {
 			<-store.came
 		}
-		if rate := parent.Uplink(); rate < 900_000 || rate > 1_100_000 {
-			t.Errorf("%d bytes/s, the child takes 1,000,000", rate)
-		}
+		expect("the child takes 1,000,000", 900_000, 1_100_000, 1)
 		for range im.Len() - im.Len()*7/8 {
 			<-store.came
 		}
+		if sent, _ := parent.Carried(); sent < 900_000 || sent > 1_100_000 {
+			t.Errorf("%d bytes/s were sent", sent)
+		}
+		if _, received := child.Carried(); received < 900_000 || received > 1_100_000 {
+			t.Errorf("%d bytes/s were received", received)
+		}
+		if news == 0 || news > 4 {
+			t.Errorf("told %d times of news", news)
+		}
+		time.Sleep(30 * time.Second)
+		expect("long after the last block", 0, 0, 0)
+		if sent, _ := parent.Carried(); sent == 0 {
+			t.Error("forgot what was sent")
+		}
 		time.Sleep(time.Minute)
-		if rate := parent.Uplink(); rate != 0 {
-			t.Errorf("%d bytes/s a minute after the last block", rate)
+		if sent, received := parent.Carried(); sent != 0 || received != 0 {
+			t.Errorf("%d and %d bytes/s longer ago than a minute", sent, received)
+		}
+	})
+}
+
+// TestUplinkOfRelay: who passes on at once what comes slowly is not slow.
+func TestUplinkOfRelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		blob := blocktest.NewBlob(1, 8<<20, 64<<10)
+		im := image(t, blob, 1)
+		net := newPipes(t)
+		root, middle, store := newNode(t, stream.NodeConfig{Up: 500_000, MaxWindow: 256 << 10}), newNode(t, stream.NodeConfig{Up: 100_000_000}), newArrivals()
+		share(t, root, stream.ShareConfig{Image: im, Store: full(t, blob)})
+		relay := share(t, middle, stream.ShareConfig{Image: im, Store: newArrivals()})
+		edge(t, net, root, relay, fed)
+		edge(t, net, middle, share(t, newNode(t, stream.NodeConfig{}), stream.ShareConfig{Image: im, Store: store}), fed)
+		for range im.Len() / 2 {
+			<-store.came
+		}
+		if rate, _ := root.Uplink(); rate < 400_000 || rate > 600_000 {
+			t.Errorf("%d bytes/s from who has 500,000", rate)
+		}
+		if rate, waiting := middle.Uplink(); rate != 0 {
+			t.Errorf("%d bytes/s while %v waited for who waits itself", rate, waiting)
+		}
+		if sent, _ := middle.Carried(); sent < 400_000 || sent > 600_000 {
+			t.Errorf("%d bytes/s were passed on of 500,000", sent)
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +25,9 @@ type NodeConfig struct {
 	Authorize func(PeerID) error
 	// Report is told of every peer that is cut off. It must not block. Default: nobody is told.
 	Report func(CutOff)
+	// Measured is told when much more, or much less, is known of what Uplink and Carried return. It must not block. Default:
+	// nobody is told.
+	Measured func()
 	// Verify reports whether the bytes are the block. Default blockfmt.Verify.
 	Verify func(blockfmt.Ref, []byte) error
 	// Verifiers is how many blocks are verified and put into stores at a time. Default: twice the processors.
@@ -62,6 +66,9 @@ func (c NodeConfig) withDefaults() (NodeConfig, error) {
 	}
 	if c.Report == nil {
 		c.Report = func(CutOff) {}
+	}
+	if c.Measured == nil {
+		c.Measured = func() {}
 	}
 	if c.Verify == nil {
 		c.Verify = blockfmt.Verify
@@ -108,6 +115,8 @@ type Node struct {
 	up, down *pacer
 	slots    chan struct{} // of verification
 	buffers  buffers
+	sent     meter // of blocks, by all edges, as children acknowledge
+	received meter // of blocks that are new here, wherever they came from
 
 	mu     sync.Mutex
 	shares map[digest.Digest]*Share
@@ -225,9 +234,9 @@ func (n *Node) untrack(e ender) {
 	delete(n.ends, e)
 }
 
-// Uplink returns how many bytes per second the node's children took together while they had to wait for more; 0 if no child
-// had to of late.
-func (n *Node) Uplink() int64 {
+// Uplink returns how many bytes per second the node's children took together of late while some of them had to wait for more, and
+// who had to; 0 if none had to. It is the rate of the uplink, or less where those who waited could not take more.
+func (n *Node) Uplink() (rate int64, waiting []PeerID) {
 	n.mu.Lock()
 	var edges []*edge
 	for e := range n.ends {
@@ -236,14 +245,20 @@ func (n *Node) Uplink() int64 {
 		}
 	}
 	n.mu.Unlock()
-	rate := 0.0
 	for _, e := range edges {
 		e.mu.Lock()
-		rate += e.window.steady.of(time.Now())
+		of := e.window.busy.of(time.Now())
 		e.mu.Unlock()
+		if of > 0 {
+			rate, waiting = max(rate, of), append(waiting, e.child)
+		}
 	}
-	return int64(rate)
+	slices.Sort(waiting)
+	return rate, slices.Compact(waiting)
 }
+
+// Carried returns how many bytes of blocks per second the node sent and received at most of late: lower bounds of what its links carry.
+func (n *Node) Carried() (sent, received int64) { return n.sent.best(), n.received.best() }
 
 // share returns the share of an image, nil if there is none.
 func (n *Node) share(image digest.Digest) *Share {

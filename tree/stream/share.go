@@ -156,6 +156,9 @@ func (s *Share) arrived(i int, b *block, from *Peer) {
 	if known {
 		return
 	}
+	if _, more := s.node.received.add(len(b.stored), time.Now()); more {
+		s.node.cfg.Measured()
+	}
 	for _, e := range edges {
 		e.arrived(i)
 	}

@@ -11,9 +11,12 @@ type window struct {
 	size   int           // bytes
 	rate   float64       // bytes per second that arrive
 	rtt    time.Duration // the shortest; 0: not known
-	steady steady
-	probes []probe // messages whose acknowledgement was asked for
+	probes []probe       // messages whose acknowledgement was asked for
 	acked  uint64
+
+	uplink *meter // of all edges of the node
+	busy   busy
+	news   func() // is told when the uplink is known better
 }
 
 type probe struct {
@@ -24,7 +27,7 @@ type probe struct {
 }
 
 func newWindow(delay time.Duration, min, max int) *window {
-	return &window{delay: delay, min: min, max: max, size: min}
+	return &window{delay: delay, min: min, max: max, size: min, uplink: new(meter), news: func() {}}
 }
 
 // room says how many bytes may follow when so many were sent.
@@ -34,7 +37,7 @@ func (w *window) room(sent uint64) int { return w.size - int(sent-w.acked) }
 // busy says that there is more to send.
 func (w *window) probe(sent uint64, now time.Time, busy bool) {
 	limited := w.room(sent) <= w.size/2
-	w.probes = append(w.probes, probe{sent, w.acked, now, limited, busy || limited})
+	w.probes = append(w.probes, probe{sent, w.acked, now, limited, busy})
 }
 
 // ack notes that the first received of sent bytes arrived; false if that cannot be.
@@ -42,18 +45,24 @@ func (w *window) ack(received, sent uint64, now time.Time) bool {
 	if received < w.acked || received > sent {
 		return false
 	}
+	total, news := w.uplink.add(int(received-w.acked), now)
 	w.acked = received
 	for len(w.probes) > 0 && w.probes[0].sent <= received {
+		if w.probes[0].busy {
+			news = w.busy.add(total, now) || news
+		} else {
+			w.busy.idle()
+		}
 		w.measure(w.probes[0], now)
 		w.probes = w.probes[1:]
+	}
+	if news {
+		w.news()
 	}
 	return true
 }
 
 func (w *window) measure(p probe, now time.Time) {
-	if p.busy {
-		w.steady.add(w.acked, now)
-	}
 	rtt := now.Sub(p.at)
 	if rtt <= 0 { // virtual time, or a clock that is too coarse
 		w.size = w.max
@@ -70,37 +79,4 @@ func (w *window) measure(p probe, now time.Time) {
 		w.rate += (rate - w.rate) / 8
 	}
 	w.size = min(max(int(w.rate*(w.rtt+w.delay).Seconds()), w.min), w.max)
-}
-
-// steady is the rate of an edge over times in which it was never idle: rate itself is for the window, and too high rather than low.
-type steady struct {
-	rate  float64   // bytes per second, of the last stretch
-	last  time.Time // when it was seen busy last
-	since time.Time // when this stretch began
-	acked uint64    // when it began
-}
-
-const (
-	steadyStretch = 500 * time.Millisecond // is measured at a time
-	steadyMemory  = 5 * time.Second        // for which a rate says something
-)
-
-// add notes that the edge was busy up to now.
-func (s *steady) add(acked uint64, now time.Time) {
-	if now.Sub(s.last) > steadyStretch { // it may have been idle in between
-		s.since, s.acked = now, acked
-	}
-	s.last = now
-	if took := now.Sub(s.since); took >= steadyStretch {
-		s.rate = float64(acked-s.acked) / took.Seconds()
-		s.since, s.acked = now, acked
-	}
-}
-
-// of returns the rate as it is known at a time, 0 if it is not.
-func (s *steady) of(now time.Time) float64 {
-	if now.Sub(s.last) > steadyMemory {
-		return 0
-	}
-	return s.rate
 }
