@@ -145,8 +145,12 @@ func (k *keeper) correct() {
 			return
 		}
 		i := k.images[digest.Digest(name)]
+		if m, ok := k.forest.Tree(name).Member(id); ok {
+			k.log.Info("an agent has another role", "image", name, "peer", id, "role", m.Role)
+		}
 		i.touch(id)
 		i.apply(changes)
+		k.tellParents(i, id) // they may be roots, which do not ask whom they had better avoid
 		k.kick(i)
 		k.metrics.corrections.Inc()
 	}

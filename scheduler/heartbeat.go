@@ -50,11 +50,24 @@ func (k *keeper) progress(i *image, a *agent, m api.Membership) error {
 	for _, failed := range m.Failed {
 		k.reported(i, failed, a.id)
 	}
-	for _, peer := range m.CutOff {
-		k.log.Warn("an agent sent wrong bytes or broke the protocol", "peer", peer, "to", a.id, "image", i.name)
-		k.metrics.cutOff.Inc()
-	}
+	k.complain(i, a, m)
 	return nil
+}
+
+// complain notes what a member says of others that concerns whom they should feed.
+func (k *keeper) complain(i *image, a *agent, m api.Membership) {
+	known := i.members[tree.ID(a.id)]
+	for _, peer := range m.CutOff {
+		if !slices.Contains(known.cutOff, peer) {
+			k.log.Warn("an agent sent wrong bytes or broke the protocol", "peer", peer, "to", a.id, "image", i.name)
+			k.metrics.cutOff.Inc()
+		}
+	}
+	known.cutOff = slices.Clone(m.CutOff)
+	c := tree.Complaint{At: time.Now(), Unreachable: treeIDs(m.Failed), CutOff: treeIDs(m.CutOff)}
+	for _, peer := range k.forest.Complain(i.name.String(), tree.ID(a.id), c) {
+		k.log.Warn("an agent is to feed nobody for a while: it is of no use to another, or cannot reach it", "peer", peer, "says", a.id, "image", i.name)
+	}
 }
 
 // remind tells a member its position in stripes where it does not know the latest, or has others as backups now. An epoch that

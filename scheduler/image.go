@@ -35,6 +35,7 @@ var errOver = errors.New("tree is over")
 type membership struct {
 	total  []int
 	rates  []int64
+	cutOff []string  // peers, as it said last
 	listed time.Time // when a heartbeat named the image last
 	sent   []sent    // by stripe
 }
@@ -43,6 +44,7 @@ type membership struct {
 type sent struct {
 	backups  []tree.ID
 	versions []int // of the backups' addresses
+	standby  bool
 }
 
 func newImage(name digest.Digest, ref string) *image {
@@ -129,15 +131,15 @@ func (k *keeper) position(i *image, at place, old tree.ID) (api.Position, bool) 
 		return api.Position{}, false
 	}
 	a := attachments[at.stripe]
-	p := api.Position{Image: i.name, Stripes: k.cfg.Stripes, Stripe: at.stripe, Old: string(old), Epoch: i.wire(a.Epoch)}
+	p := api.Position{Image: i.name, Stripes: k.cfg.Stripes, Stripe: at.stripe, Old: string(old), LeaveOld: k.forest.Avoid(old), Epoch: i.wire(a.Epoch)}
 	if a.Parent != tree.Registry {
 		parent := k.peer(a.Parent)
 		p.Parent = &parent
 	}
-	p.Backups = k.backups(i, t, at)
+	p.Backups, p.Standby = k.backups(i, t, at), follows(t, at)
 	for _, child := range t.Children(at.id, at.stripe) {
 		if its, err := t.Attachments(child); err == nil {
-			p.Children = append(p.Children, api.Child{Peer: k.peer(child), Epoch: i.wire(its[at.stripe].Epoch)})
+			p.Children = append(p.Children, api.Child{Peer: k.peer(child), Epoch: i.wire(its[at.stripe].Epoch), Avoid: k.forest.Avoid(child)})
 		}
 	}
 	return p, true
@@ -159,7 +161,7 @@ func (k *keeper) backups(i *image, t *tree.Tree, at place) []api.Peer {
 	if m.sent == nil {
 		m.sent = make([]sent, k.cfg.Stripes)
 	}
-	s := sent{backups: t.Backups(at.id, at.stripe)}
+	s := sent{backups: t.Backups(at.id, at.stripe), standby: follows(t, at)}
 	peers := make([]api.Peer, len(s.backups))
 	for n, id := range s.backups {
 		peers[n] = k.peer(id)
@@ -169,14 +171,21 @@ func (k *keeper) backups(i *image, t *tree.Tree, at place) []api.Peer {
 	return peers
 }
 
-// stale tells whether a member should hear of other backups.
+// follows tells whether a member is the first standby of a root.
+func follows(t *tree.Tree, at place) bool {
+	root, _ := t.Root(at.stripe)
+	parent, _ := t.Parent(at.id, at.stripe)
+	return parent != tree.Registry && parent == root && t.Standbys(at.stripe)[0] == at.id
+}
+
+// stale tells whether a member should hear of other backups, or that it is the first standby now.
 func (k *keeper) stale(i *image, t *tree.Tree, at place) bool {
 	m := i.members[at.id]
 	if m.sent == nil {
 		return true
 	}
 	now, was := t.Backups(at.id, at.stripe), m.sent[at.stripe]
-	if !slices.Equal(now, was.backups) {
+	if !slices.Equal(now, was.backups) || follows(t, at) != was.standby {
 		return true
 	}
 	for n, id := range now {

@@ -133,11 +133,20 @@ func (k *keeper) machine(h api.Heartbeat) error {
 	if len(k.live) > 1 {
 		elsewhere = max(0, h.Children-k.forest.Load(id))
 	}
-	m := tree.Machine{ID: id, Zone: h.Zone, Budget: h.Budget, Elsewhere: elsewhere, Uplink: h.Uplink, Draining: h.Draining}
+	m := tree.Machine{ID: id, Zone: h.Zone, Budget: h.Budget, Elsewhere: elsewhere, Draining: h.Draining,
+		Uplink: h.Uplink, Waiting: treeIDs(h.Waiting), Sent: h.Sent, Received: h.Received}
 	if err := k.forest.SetMachine(m); err != nil {
 		return fmt.Errorf("%w: heartbeat: %w", errInvalid, err)
 	}
 	return nil
+}
+
+func treeIDs(peers []string) []tree.ID {
+	ids := make([]tree.ID, len(peers))
+	for i, p := range peers {
+		ids[i] = tree.ID(p)
+	}
+	return ids
 }
 
 // describe notes where an agent is. Its children hear of new addresses; others do with their next heartbeat.
@@ -345,7 +354,11 @@ func (k *keeper) fail(a *agent, why string) {
 		k.makeRoom(i)
 		k.tellParents(i, id)
 	}
-	changes, err := k.forest.Fail(id)
+	out := k.forest.Fail
+	if a.session != nil {
+		out = k.forest.Expel // it may well enter again
+	}
+	changes, err := out(id)
 	if err != nil {
 		k.log.Error("cannot take an agent out of its trees", "peer", a.id, "err", err)
 		return
@@ -364,8 +377,6 @@ func (k *keeper) fail(a *agent, why string) {
 	}
 	if a.session == nil {
 		delete(k.agents, a.id)
-	} else if err := k.forest.SetMachine(tree.Machine{ID: id, Zone: a.zone}); err != nil {
-		k.log.Error("cannot keep an agent", "peer", a.id, "err", err)
 	}
 }
 

@@ -351,6 +351,99 @@ func TestDrainingAgentFeedsNobody(t *testing.T) {
 	})
 }
 
+// childOf returns somebody whom an agent feeds, and in which stripe.
+func (y *yard) childOf(t failer, id string) (child string, stripe int) {
+	t.Helper()
+	for stripe := range 2 {
+		if c := y.agents[id].positions[slot{pasture, stripe}].Children; len(c) > 0 {
+			return c[0].ID, stripe
+		}
+	}
+	t.Fatalf("%s feeds nobody", id)
+	return "", 0
+}
+
+// Whom a child complains of, and who is measured to be slow, feeds nobody any more; others are told to avoid it.
+func TestWhoIsOfNoUseBecomesALeaf(t *testing.T) {
+	for name, tc := range map[string]struct {
+		complain func(y *yard, child string)
+		after    time.Duration
+		both     bool
+	}{
+		"cut off":      {func(y *yard, child string) { y.agents[child].heartbeat.Images[0].CutOff = []string{"a"} }, 2 * time.Second, false},
+		"out of reach": {func(y *yard, child string) { y.agents[child].heartbeat.Images[0].Failed = []string{"a"} }, 6 * time.Second, true},
+		"slow": {func(y *yard, child string) {
+			for _, id := range []string{"b", "c", "d", "e"} {
+				y.agents[id].heartbeat.Sent, y.agents[id].heartbeat.Received = 1000, 600
+			}
+			y.agents["a"].heartbeat.Uplink, y.agents["a"].heartbeat.Waiting = 100, []string{child}
+		}, 2 * time.Second, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			on(t, func(t *testing.T, y *yard) {
+				ids := herd(t, y, 9)
+				y.pass(t, time.Second)
+				child, stripe := y.childOf(t, "a")
+				if y.agents["a"].positions[slot{pasture, stripe}].Parent != nil {
+					t.Fatal("a is no root, so this tests less than it should")
+				}
+				tc.complain(y, child)
+				y.pass(t, tc.after)
+				y.expect(t, pasture, ids...)
+				told := 0
+				for id, a := range y.agents {
+					for at, p := range a.positions {
+						if leaf := id == "a" || id == child && tc.both; leaf && (len(p.Children) > 0 || p.Parent == nil) {
+							t.Errorf("%s is told %+v", id, p)
+						}
+						if p.Old == "a" && !p.LeaveOld {
+							t.Errorf("%s is told that it may go on asking a in stripe %d", id, at.stripe)
+						}
+						for _, c := range p.Children {
+							if c.ID == "a" && c.Avoid {
+								told++
+							} else if c.ID == "a" || c.Avoid && !(c.ID == child && tc.both) {
+								t.Errorf("%s is told of its child %+v", id, c)
+							}
+						}
+					}
+				}
+				if told != 2 {
+					t.Errorf("%d of two parents are told to avoid a", told)
+				}
+			})
+		})
+	}
+}
+
+// The first standby of each root, and nobody else, is told that it is.
+func TestStandbysAreTold(t *testing.T) {
+	on(t, func(t *testing.T, y *yard) {
+		ids := herd(t, y, 9)
+		y.pass(t, 2*time.Second)
+		for range 3 {
+			for stripe := range 2 {
+				var standbys []string
+				for _, id := range ids {
+					p := y.agents[id].positions[slot{pasture, stripe}]
+					if p.Standby {
+						standbys = append(standbys, id)
+						if root := y.agents[p.Parent.ID].positions[slot{pasture, stripe}]; root.Parent != nil {
+							t.Errorf("%s is told that it follows %s, which is no root", id, p.Parent.ID)
+						}
+					}
+				}
+				if len(standbys) != 1 {
+					t.Errorf("stripe %d: standbys %v, want one", stripe, standbys)
+				}
+			}
+			y.leave(t, ids[0], pasture)
+			ids = ids[1:]
+			y.pass(t, 2*time.Second)
+		}
+	})
+}
+
 // Whoever moved tells its new address, and those who depend on it hear of it.
 func TestNewAddressesAreTold(t *testing.T) {
 	on(t, func(t *testing.T, y *yard) {

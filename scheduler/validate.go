@@ -14,7 +14,6 @@ const (
 	maxName   = 256 // bytes of a zone
 	maxRef    = 1024
 	maxBlocks = 1 << 30
-	maxFailed = 64
 )
 
 func validImage(image digest.Digest) error {
@@ -48,7 +47,7 @@ func validHeartbeat(h api.Heartbeat, peer string, stripes int) error {
 	switch {
 	case h.Agent.ID != peer:
 		return fmt.Errorf("%w: heartbeat of %.80q from %s", errInvalid, h.Agent.ID, peer)
-	case len(h.Agent.Addrs) > maxAddrs || len(h.Zone) > maxName || len(h.Images) > maxImages || h.Children < 0 || h.Children > maxBlocks:
+	case len(h.Agent.Addrs) > maxAddrs || len(h.Zone) > maxName || len(h.Images) > maxImages || len(h.Waiting) > api.MaxNamed || h.Children < 0 || h.Children > maxBlocks:
 		return fmt.Errorf("%w: heartbeat of %s is out of bounds", errInvalid, peer)
 	}
 	for _, m := range h.Images {
@@ -64,7 +63,7 @@ func validMembership(m api.Membership, stripes int) error {
 		return err
 	}
 	short := len(m.Held) <= stripes && len(m.Total) <= stripes && len(m.Epochs) <= stripes && len(m.Rates) <= stripes
-	if !short || len(m.Failed) > maxFailed || len(m.CutOff) > maxFailed || !validCounts(m.Held) {
+	if !short || len(m.Failed) > api.MaxNamed || len(m.CutOff) > api.MaxNamed || !validCounts(m.Held) {
 		return fmt.Errorf("%w: heartbeat on %s is out of bounds", errInvalid, m.Image)
 	}
 	return nil
