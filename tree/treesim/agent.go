@@ -10,6 +10,7 @@ import (
 
 	"github.com/xylem-project/xylem/agent/fetch"
 	"github.com/xylem-project/xylem/blockfmt"
+	"github.com/xylem-project/xylem/tree"
 	"github.com/xylem-project/xylem/tree/member"
 	"github.com/xylem-project/xylem/tree/stream"
 )
@@ -29,7 +30,8 @@ type agent struct {
 	full   time.Duration // when the last one came
 	failed map[stream.PeerID]bool
 	cutOff map[stream.PeerID]bool
-	beats  uint64
+	beats  uint64        // heartbeats that were planned; the last one counts
+	beaten time.Duration // when the last one was sent
 }
 
 // process is an agent's life from start to crash.
@@ -54,6 +56,7 @@ func (a *agent) start() error {
 	cfg.Authorize = func(stream.PeerID) error { return nil }
 	cfg.Verify = a.world.content.verify
 	cfg.Report = a.cutsOff
+	cfg.Measured = a.beatSoon
 	var err error
 	if p.node, err = stream.NewNode(cfg); err != nil {
 		return err
@@ -178,6 +181,7 @@ func (a *agent) cutsOff(c stream.CutOff) {
 	a.cutOff[c.Peer] = true
 	a.mu.Unlock()
 	a.world.log("cut off", string(c.Peer), "by "+string(a.id)+": "+c.Reason.Error())
+	a.beatSoon()
 }
 
 // beat sends heartbeats as long as the agent lives.
@@ -188,19 +192,39 @@ func (a *agent) beat(turn uint64) {
 		a.mu.Unlock()
 		return
 	}
-	b := beat{from: a.id}
+	b := beat{from: a.id, machine: tree.Machine{ID: tree.ID(a.id)}}
 	for peer := range a.failed {
-		b.failed = append(b.failed, peer)
+		b.failed = append(b.failed, tree.ID(peer))
 	}
 	for peer := range a.cutOff {
-		b.cutOff = append(b.cutOff, peer)
+		b.cutOff = append(b.cutOff, tree.ID(peer))
 	}
 	clear(a.failed)
+	a.beats++
+	turn, a.beaten = a.beats, a.world.net.Now()
 	a.mu.Unlock()
 	b.held, b.epochs = p.member.Held(), p.member.Epochs()
-	if a.world.cfg.Measured {
-		b.uplink = a.link.Up
+	uplink, waiting := p.node.Uplink()
+	for _, peer := range waiting {
+		b.machine.Waiting = append(b.machine.Waiting, tree.ID(peer))
+	}
+	b.machine.Uplink = uplink
+	b.machine.Sent, b.machine.Received = p.node.Carried()
+	if a.world.cfg.Measured && uplink == 0 {
+		b.machine.Uplink = a.link.Up
 	}
 	a.world.toOwner(a, func(o *owner) { o.hear(b) })
 	a.world.net.After(beatInterval, uint64(a.number), func() { a.beat(turn) })
+}
+
+// beatSoon sends the next heartbeat at once, if none was sent a moment ago.
+func (a *agent) beatSoon() {
+	a.world.net.After(0, uint64(a.number), func() {
+		a.mu.Lock()
+		turn, soon := a.beats, a.world.net.Now()-a.beaten >= leastInterval
+		a.mu.Unlock()
+		if soon {
+			a.beat(turn)
+		}
+	})
 }

@@ -36,7 +36,7 @@ type Config struct {
 	Arrive time.Duration `json:"arrive"`
 	// Settled says that the clock of the work begins when the tree is there and its edges are open.
 	Settled bool `json:"settled"`
-	// Measured says that agents know the rates of their uplinks and tell the owner.
+	// Measured says that agents know the rates of their uplinks from the beginning, as from earlier images. Others measure them.
 	Measured bool `json:"measured"`
 	// Programs are containers that start at once, spread evenly over the agents. Without them all agents want all blocks.
 	Programs Programs `json:"programs"`

@@ -18,21 +18,21 @@ const ownerID stream.PeerID = "owner"
 const imageName = "image"
 
 const (
-	beatInterval = time.Second            // of agents
-	deadAfter    = 3 * time.Second        // without a heartbeat
-	watchEvery   = 250 * time.Millisecond // how often the owner looks for the dead
-	witnesses    = 2                      // who report a peer before it is taken for dead
-	patience     = 4                      // heartbeats for which a member tries in vain to reach its parent
+	beatInterval  = time.Second            // of agents
+	leastInterval = 50 * time.Millisecond  // between an agent's heartbeats
+	deadAfter     = 3 * time.Second        // without a heartbeat
+	watchEvery    = 250 * time.Millisecond // how often the owner looks for the dead
+	witnesses     = 2                      // who report a peer before it is taken for dead
 )
 
 // beat is an agent's heartbeat.
 type beat struct {
-	from   stream.PeerID
-	held   []int
-	epochs []uint64
-	uplink int64
-	failed []stream.PeerID
-	cutOff []stream.PeerID
+	from    stream.PeerID
+	held    []int
+	epochs  []uint64
+	machine tree.Machine
+	failed  []tree.ID
+	cutOff  []tree.ID
 }
 
 // owner keeps the tree, as a scheduler does. Everything runs on the Network's goroutine.
@@ -43,7 +43,6 @@ type owner struct {
 	forest  *tree.Forest
 	saved   *tree.Snapshot // while it is down
 	members map[tree.ID]*membership
-	demoted map[tree.ID]bool // are to feed nobody
 	changed map[tree.ID]bool // whose positions may be others now
 	flushes bool
 }
@@ -53,15 +52,14 @@ type membership struct {
 	heard  time.Duration
 	told   []member.Position
 	failed map[stream.PeerID]bool // who reported it of late
-	trying map[stream.PeerID]int  // heartbeats in a row in which it could not reach a peer
 }
 
 func newMembership(heard time.Duration) *membership {
-	return &membership{heard: heard, failed: map[stream.PeerID]bool{}, trying: map[stream.PeerID]int{}}
+	return &membership{heard: heard, failed: map[stream.PeerID]bool{}}
 }
 
 func newOwner(w *world) (*owner, error) {
-	o := &owner{world: w, up: true, term: 1, members: map[tree.ID]*membership{}, demoted: map[tree.ID]bool{}, changed: map[tree.ID]bool{}}
+	o := &owner{world: w, up: true, term: 1, members: map[tree.ID]*membership{}, changed: map[tree.ID]bool{}}
 	var err error
 	o.forest, err = tree.NewForest(tree.ForestConfig{Stripes: w.cfg.Stripes, Epoch: tree.Epoch{Term: o.term}})
 	return o, err
@@ -79,7 +77,9 @@ func (o *owner) hear(b beat) {
 		o.members[id] = m
 	}
 	m.heard = o.world.net.Now()
-	o.measure(id, b.uplink)
+	if err := o.forest.SetMachine(b.machine); err != nil {
+		o.world.fail(err)
+	}
 	if t := o.tree(); t == nil || !has(t, id) {
 		o.join(id)
 	}
@@ -92,9 +92,8 @@ func (o *owner) hear(b beat) {
 		}
 	}
 	o.note(id)
-	o.complain(m, b)
-	for _, peer := range b.cutOff {
-		o.blame(tree.ID(peer), b.from)
+	for _, blamed := range o.forest.Complain(imageName, id, tree.Complaint{At: time.Now(), Unreachable: b.failed, CutOff: b.cutOff}) {
+		o.world.log("blamed", string(blamed), "by "+string(id))
 	}
 	o.step()
 }
@@ -104,13 +103,6 @@ func (o *owner) tree() *tree.Tree { return o.forest.Tree(imageName) }
 func has(t *tree.Tree, id tree.ID) bool {
 	_, ok := t.Member(id)
 	return ok
-}
-
-// measure tells the forest how a machine is.
-func (o *owner) measure(id tree.ID, uplink int64) {
-	if err := o.forest.SetMachine(tree.Machine{ID: id, Uplink: uplink, Draining: o.demoted[id]}); err != nil {
-		o.world.fail(err)
-	}
 }
 
 func (o *owner) join(id tree.ID) {
@@ -125,11 +117,19 @@ func (o *owner) join(id tree.ID) {
 // step has the forest correct roles.
 func (o *owner) step() {
 	for {
-		_, changes, ok := o.forest.Step()
+		_, id, changes, ok := o.forest.Correct()
 		if !ok {
 			return
 		}
+		if m, _ := o.tree().Member(id); m.Role == tree.RoleLeaf {
+			o.world.log("demoted", string(id), "")
+		}
 		o.apply(changes)
+		for stripe := range o.tree().Stripes() { // roots do not ask whom they had better avoid
+			if parent, ok := o.tree().Parent(id, stripe); ok {
+				o.note(parent)
+			}
+		}
 	}
 }
 
@@ -187,6 +187,7 @@ func (o *owner) flush() {
 		}
 		for stripe, a := range attachments {
 			if at := o.position(t, a); !samePosition(at, m.told[stripe]) {
+				at.LeaveOld = o.forest.Avoid(tree.ID(m.told[stripe].Parent.ID))
 				m.told[stripe] = at
 				o.world.tell(stream.PeerID(id), at)
 			}
@@ -201,7 +202,7 @@ func (o *owner) position(t *tree.Tree, a tree.Attachment) member.Position {
 	}
 	for _, c := range t.Children(a.Child, a.Stripe) {
 		if list, err := t.Attachments(c); err == nil {
-			at.Children = append(at.Children, member.Child{Address: address(c), Epoch: number(list[a.Stripe].Epoch)})
+			at.Children = append(at.Children, member.Child{Address: address(c), Epoch: number(list[a.Stripe].Epoch), Avoid: o.forest.Avoid(c)})
 		}
 	}
 	standbys := t.Standbys(a.Stripe)
@@ -217,7 +218,7 @@ func address(id tree.ID) stream.Address { return stream.Address{ID: stream.PeerI
 func samePosition(a, b member.Position) bool {
 	sameAddress := func(x, y stream.Address) bool { return x.ID == y.ID }
 	return a.Epoch == b.Epoch && a.Parent.ID == b.Parent.ID && a.Standby == b.Standby && slices.EqualFunc(a.Backups, b.Backups, sameAddress) &&
-		slices.EqualFunc(a.Children, b.Children, func(x, y member.Child) bool { return x.ID == y.ID && x.Epoch == y.Epoch })
+		slices.EqualFunc(a.Children, b.Children, func(x, y member.Child) bool { return x.ID == y.ID && x.Epoch == y.Epoch && x.Avoid == y.Avoid })
 }
 
 // report notes that a member could not get blocks from another.
@@ -232,44 +233,10 @@ func (o *owner) report(id tree.ID, by stream.PeerID) {
 	}
 }
 
-// complain notes whom a member could not reach. Where one tries for long in vain, neither is to feed others: it is not known whose
-// fault it is, and who is not fed has nothing to give.
-func (o *owner) complain(m *membership, b beat) {
-	trying := map[stream.PeerID]int{}
-	for _, peer := range b.failed {
-		trying[peer] = m.trying[peer] + 1
-		if trying[peer] == patience && o.blame(tree.ID(peer), b.from) {
-			o.demote(tree.ID(b.from), "cannot reach "+string(peer))
-		}
-	}
-	m.trying = trying
-}
-
-// blame notes that a member is of no use to another, which it feeds: who is not fed by it has no say.
-func (o *owner) blame(id tree.ID, by stream.PeerID) bool {
-	t := o.tree()
-	for stripe := range t.Stripes() {
-		if slices.Contains(t.Children(id, stripe), tree.ID(by)) {
-			o.demote(id, "by "+string(by))
-			return true
-		}
-	}
-	return false
-}
-
-// demote makes a member one that feeds nobody, if the others can do without.
-func (o *owner) demote(id tree.ID, why string) {
-	if !o.demoted[id] {
-		o.world.log("demoted", string(id), why)
-		o.demoted[id] = true
-		o.measure(id, 0)
-	}
-}
-
 // remove takes a member out. If it lives, its next heartbeat lets it join again.
 func (o *owner) remove(id tree.ID, why string) {
 	delete(o.members, id)
-	changes, err := o.forest.Fail(id)
+	changes, err := o.forest.Expel(id)
 	if err != nil {
 		o.world.fail(err)
 		return
@@ -327,4 +294,21 @@ func (o *owner) restart() {
 		o.members[m.ID] = newMembership(o.world.net.Now())
 	}
 	o.saved = nil
+}
+
+// feeding returns who feeds others or is a root.
+func (o *owner) feeding() (list []stream.PeerID) {
+	t := o.tree()
+	if t == nil {
+		return nil
+	}
+	for stripe := range t.Stripes() {
+		for id, depth := range t.Walk(stripe) {
+			if depth == 0 || len(t.Children(id, stripe)) > 0 {
+				list = append(list, stream.PeerID(id))
+			}
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
 }

@@ -23,13 +23,15 @@ type Report struct {
 	Misses Histogram     `json:"misses"` // reads of what the agent did not have
 	Spans  []Span        `json:"-"`      // all reads
 	// Below are the agents that were below one that crashed, in any stripe.
-	Below  []stream.PeerID `json:"below,omitempty"`
-	Egress int64           `json:"egress"` // bytes that left the registry
-	Failed int             `json:"failed"` // reads with an error
-	Wrong  int             `json:"wrong"`  // blocks that are not what they should be
-	Edges  int             `json:"edges"`  // that were open at the end
-	Counts Counts          `json:"counts"`
-	Events []Event         `json:"events"`
+	Below []stream.PeerID `json:"below,omitempty"`
+	// Feeding are the agents that were to feed others at the end, or to read the registry.
+	Feeding []stream.PeerID `json:"feeding"`
+	Egress  int64           `json:"egress"` // bytes that left the registry
+	Failed  int             `json:"failed"` // reads with an error
+	Wrong   int             `json:"wrong"`  // blocks that are not what they should be
+	Edges   int             `json:"edges"`  // that were open at the end
+	Counts  Counts          `json:"counts"`
+	Events  []Event         `json:"events"`
 }
 
 // Counts are sums over the agents that lived at the end.
@@ -176,6 +178,7 @@ func (w *world) report() *Report {
 		}
 		r.Wrong += a.store.wrong()
 	}
+	r.Feeding = w.owner.feeding()
 	r.First, r.Full = rangeOf(first), rangeOf(full)
 	r.Took = r.Full.Max
 	if w.cfg.Programs.Count > 0 {

@@ -3,6 +3,7 @@ package treesim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/xylem-project/xylem/blockfmt"
 	"github.com/xylem-project/xylem/tree"
+	"github.com/xylem-project/xylem/tree/stream"
 )
 
 // simulate runs a simulation that must succeed.
@@ -58,7 +60,74 @@ func TestSlowMachineBecomesALeaf(t *testing.T) {
 	cfg.Measured = false
 	unknown := simulate(t, cfg)
 	if float64(known.Took) > 1.5*float64(even.Took) || unknown.Took < 2*known.Took {
-		t.Errorf("without slow machines %v, with known ones %v, with unknown ones %v", even.Took, known.Took, unknown.Took)
+		t.Errorf("without slow machines %v, with known ones %v, with unknown ones, in less time than it takes to measure, %v", even.Took, known.Took, unknown.Took)
+	}
+}
+
+// freight is a small world in which it takes several heartbeats to give everybody all blocks, and nobody knows any rates before.
+func freight(seed uint64) Config {
+	return Config{Seed: seed, Agents: 17, Blocks: 400, BlockSize: 180 << 10, Link: Link{gigabit / 10, gigabit / 10}}
+}
+
+// TestSlowUplinkIsFound: a machine whose uplink has a tenth of the others' rate, or comes to have it, costs them little though nobody
+// knows it before: it is measured, and feeds nobody any more.
+func TestSlowUplinkIsFound(t *testing.T) {
+	even := simulate(t, freight(1)).Took
+	found := 0
+	for seed := range uint64(4) {
+		cfg := freight(seed)
+		number := int(seed*7) % cfg.Agents
+		cfg.Links = map[int]Link{number: {gigabit / 100, gigabit / 10}}
+		found += isFound(t, fmt.Sprint("slow from the beginning, seed ", seed), cfg, even, func(*Report) stream.PeerID {
+			return stream.PeerID(fmt.Sprintf("agent-%04d", number))
+		})
+	}
+	cfg := freight(1)
+	cfg.Blocks *= 2
+	even = simulate(t, cfg).Took
+	for i, target := range []Target{Root, Root, Inner} {
+		cfg.Seed, cfg.Faults = uint64(i), []Fault{{Kind: Slow, At: 2 * time.Second, Target: target, Number: i}}
+		found += isFound(t, fmt.Sprintf("%s %d becomes slow", target, i), cfg, even, func(r *Report) stream.PeerID {
+			at := slices.IndexFunc(r.Events, func(e Event) bool { return e.What == string(Slow) })
+			return stream.PeerID(r.Events[at].Whom)
+		})
+	}
+	if found < 6 {
+		t.Errorf("%d slow machines were found", found)
+	}
+}
+
+// isFound simulates a world with a slow machine, and returns 1 if it was found, 0 if it fed nobody anyway.
+func isFound(t *testing.T, what string, cfg Config, even time.Duration, slow func(*Report) stream.PeerID) int {
+	r := simulate(t, cfg)
+	id, n := slow(r), 0
+	for _, e := range r.Events {
+		if e.What == "demoted" {
+			if n++; e.Whom != string(id) {
+				t.Errorf("%s: %v, but %s is slow", what, e, id)
+			}
+		}
+	}
+	if over := float64(r.Full.Max) / float64(even); slices.Contains(r.Feeding, id) || n > 1 || over > 1.4 {
+		t.Errorf("%s: %s was found %d times; %v feed others, all have all after %.2f times as long", what, id, n, r.Feeding, over)
+	}
+	t.Logf("%s: after %.2f times as long, egress %.2f", what, float64(r.Full.Max)/float64(even), r.OverImage())
+	return n
+}
+
+// TestSlowDownlinkIsNoFault: whoever feeds a machine that cannot take more is not slow, with others to feed or without.
+func TestSlowDownlinkIsNoFault(t *testing.T) {
+	for seed := range uint64(3) {
+		cfg := freight(seed)
+		cfg.Blocks = 200
+		number := int(seed*7) % cfg.Agents
+		cfg.Links = map[int]Link{number: {gigabit / 10, gigabit / 100}}
+		r := simulate(t, cfg)
+		for _, e := range r.Events {
+			if e.What == "demoted" && e.Whom != fmt.Sprintf("agent-%04d", number) { // which has little to give
+				t.Errorf("seed %d, link %v: %v", seed, cfg.Links, e)
+			}
+		}
 	}
 }
 
