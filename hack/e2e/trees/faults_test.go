@@ -1,7 +1,6 @@
 package trees
 
 import (
-	"context"
 	"testing"
 	"time"
 
@@ -22,7 +21,6 @@ func TestFaults(t *testing.T) {
 		{"scheduler", schedulerIsKilled},
 		{"registry", registryVanishes},
 		{"partition", networkIsDivided},
-		{"slow", uplinkIsSlow},
 		{"alien", alienComes},
 		{"revoked", agentIsRevoked},
 	} {
@@ -128,25 +126,4 @@ func networkIsDivided(t *testing.T, s *spread) {
 	readers.bounded(t, readTimeout+slack, without...)
 	s.egress(t, 2.3)
 	s.inTree(t, patience, without[0], s.Hosts()...)
-}
-
-// A host has a tenth of the uplink of others, which nobody knows before it feeds somebody: those below it may wait for what goes over
-// that uplink, once the image in two stripes of two children each, but no longer, and the registry does not pay for it.
-func uplinkIsSlow(t *testing.T, s *spread) {
-	slow := s.Hosts()[0]
-	link := lab.Link{Up: hostRate / 10, Down: hostRate}
-	must(t, slow.Shape(t.Context(), link))
-	t.Cleanup(func() {
-		must(t, slow.Shape(context.WithoutCancel(t.Context()), lab.Link{Up: hostRate, Down: hostRate}))
-	})
-	begin := time.Now()
-	s.mount(t, s.Hosts()...)
-	s.complete(t, s.Hosts()...)
-	took := time.Since(begin)
-	bound := 2*time.Duration(float64(s.stored)/link.Up.Bytes()*float64(time.Second)) + slack
-	t.Logf("all have all after %v, bound %v", took, bound)
-	if took > bound {
-		t.Errorf("with a slow host, all have all after %v, want at most %v", took, bound)
-	}
-	s.egress(t, 1.3)
 }

@@ -33,7 +33,13 @@ type spread struct {
 // newSpread puts an image of noise into the registry. It is nowhere else yet.
 func newSpread(t *testing.T, l *lab.Lab, name string) *spread {
 	t.Helper()
-	s := &spread{Lab: l, name: name, data: make([]byte, imageBytes)}
+	return newSpreadOf(t, l, name, imageBytes)
+}
+
+// newSpreadOf is newSpread for an image of another size.
+func newSpreadOf(t *testing.T, l *lab.Lab, name string, size int) *spread {
+	t.Helper()
+	s := &spread{Lab: l, name: name, data: make([]byte, size)}
 	_, _ = rand.NewChaCha8(sha256.Sum256([]byte(name))).Read(s.data)
 	image, err := containerdtest.Image([]string{"/noise"}, map[string][]byte{"noise": s.data})
 	must(t, err)
