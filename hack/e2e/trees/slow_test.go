@@ -13,10 +13,13 @@ import (
 // TestSlowUplink: somebody who feeds others has a tenth of their uplink, which nobody knows before. It feeds nobody any more as soon as
 // that is measured, and in trees of later images from the beginning: the others wait little longer than they do without it.
 func TestSlowUplink(t *testing.T) {
-	var without time.Duration
-	t.Run("nobody", func(t *testing.T) {
-		without = spreadWith(t, up(t), "all-fast", func(*spread) *lab.Host { return nil })
-	})
+	var without, with time.Duration
+	allFast := func(name string) {
+		t.Run(name, func(t *testing.T) {
+			without = max(without, spreadWith(t, up(t), name, func(*spread) *lab.Host { return nil }))
+		})
+	}
+	allFast("before") // before and after, because the machine may be busy with something else for some of the time
 	for name, match := range map[string]func(api.Tree, api.TreeMember) bool{"root": rootOf, "inner": innerOf} {
 		t.Run(name, func(t *testing.T) {
 			l := up(t)
@@ -30,10 +33,12 @@ func TestSlowUplink(t *testing.T) {
 				s.isLeaf(t, slow)
 				return slow
 			})
-			if limit := without * 3 / 2; first > limit || again > limit {
-				t.Errorf("the others have all after %v, and after %v of the next image, want at most %v: all fast it takes %v", first, again, limit, without)
-			}
+			with = max(with, first, again)
 		})
+	}
+	allFast("after")
+	if limit := without * 3 / 2; with > limit {
+		t.Errorf("those who are fast have all after up to %v, want at most %v: all fast it takes up to %v", with, limit, without)
 	}
 }
 
