@@ -71,7 +71,7 @@ func (f *Forest) judge(m *machine, typical int64) bool {
 	return slow && (m.slow || m.strikes >= strikes || m.Sent < typical/2)
 }
 
-// isSlow: below a quarter of what is typical, and until it is above half of it.
+// isSlow: below a sixth of what is typical (a window at its least gets a fifth of a link that is full of others), and until it is above half of it.
 func (f *Forest) isSlow(m *machine, typical int64) bool {
 	switch {
 	case m.Uplink == 0:
@@ -79,7 +79,7 @@ func (f *Forest) isSlow(m *machine, typical int64) bool {
 	case m.slow:
 		return m.Uplink < typical/2
 	default:
-		return m.Uplink < typical/4 && f.couldTakeMore(m)
+		return m.Uplink < typical/6 && f.couldTakeMore(m)
 	}
 }
 
