@@ -79,20 +79,21 @@ func (f *Forest) isSlow(m *machine, typical int64) bool {
 	case m.slow:
 		return m.Uplink < typical/2
 	default:
-		return m.Uplink < typical/6 && f.couldTakeMore(m)
+		return m.Uplink < typical/6 && f.couldTakeMore(m, typical)
 	}
 }
 
 // couldTakeMore tells whether one of those who had to wait for a machine is known to receive twice what it would if all its parents fed
-// it as the machine does: so it is the machine's fault.
-func (f *Forest) couldTakeMore(m *machine) bool {
+// it as the machine does: so it is the machine's fault. Who keeps its own children waiting is no witness, because its full uplink holds up what
+// it acknowledges.
+func (f *Forest) couldTakeMore(m *machine, typical int64) bool {
 	if len(m.Waiting) == 0 {
 		return true
 	}
 	pace := m.Uplink / int64(len(m.Waiting)) * int64(f.config.Stripes)
 	return slices.ContainsFunc(m.Waiting, func(id ID) bool {
 		child := f.machines[id]
-		return child != nil && child.Received >= 2*pace
+		return child != nil && child.Received >= 2*pace && (child.Uplink == 0 || child.Uplink >= typical/2)
 	})
 }
 

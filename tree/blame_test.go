@@ -61,6 +61,7 @@ func TestWhoIsSlow(t *testing.T) {
 		"nobody else is known":               {tree.Machine{Uplink: 100, Waiting: []tree.ID{"m1"}}, nil, false},
 		"the others do not feed more":        {tree.Machine{Uplink: 100, Waiting: []tree.ID{"m1"}}, below(90), false},
 		"the child cannot take more":         {tree.Machine{Uplink: 100, Waiting: []tree.ID{"m5"}}, append(fast, tree.Machine{ID: "m5", Received: 300}), false},
+		"the child's own uplink is full":     {tree.Machine{Uplink: 100, Waiting: []tree.ID{"m5"}}, append(fast, tree.Machine{ID: "m5", Uplink: 200, Received: 600}), false},
 		"one of two children can":            {tree.Machine{Uplink: 100, Waiting: []tree.ID{"m1", "m5"}}, slices.Concat(below(50), fast, []tree.Machine{{ID: "m5", Received: 100}}), true},
 		"it is not known what the child can": {tree.Machine{Uplink: 100, Waiting: []tree.ID{"m6", "stranger"}}, fast, false},
 	} {
