@@ -366,6 +366,7 @@ func TestNewRootAvoidsTheSlow(t *testing.T) {
 			b.place(member.Position{Epoch: 3, Parent: address(a)})
 			synctest.Wait()
 			b.place(member.Position{Epoch: 4, LeaveOld: avoid})
+			synctest.Wait() // the edge that is left has ended
 			a.read(2)
 			synctest.Wait()
 			b.read(2)
