@@ -17,6 +17,7 @@ const (
 	firstPause   = 50 * time.Millisecond // before a peer is tried again, doubled each time, half of it random
 	longestPause = 2 * time.Second
 	drainTimeout = 5 * time.Second // for reads that are under way on an edge that is not wanted any more
+	outdated     = 5 * time.Second // how long a peer may refuse an epoch until the owner is told: positions are not that late
 )
 
 // A link keeps an edge to a peer, once it was started, for as long as it is wanted. A nil link is one to nobody.
@@ -66,7 +67,7 @@ func (l *link) attached() bool { return l != nil && l.peer.Load() != nil }
 
 // run attaches, again and again, until the link is ended.
 func (l *link) run() {
-	pause := firstPause
+	pause, fresh := firstPause, time.Now()
 	for l.ctx.Err() == nil {
 		peer, err := l.attach()
 		if err == nil {
@@ -74,11 +75,14 @@ func (l *link) run() {
 			l.set(peer, nil)
 			err = l.follow(peer)
 		}
+		if !errors.Is(err, stream.ErrStale) {
+			fresh = time.Now()
+		}
 		if l.ctx.Err() != nil {
 			break
 		}
 		l.set(nil, err)
-		if blames(err) {
+		if blames(err) || time.Since(fresh) > outdated {
 			l.seat.member.cfg.Failed(l.id, err)
 		}
 		timer := time.NewTimer(pause/2 + rand.N(pause/2))

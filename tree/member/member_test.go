@@ -211,6 +211,10 @@ func TestNobodyIsBlamedForBeingAheadOrBehind(t *testing.T) {
 		if b.hasFailed(a) {
 			t.Error("a parent that knows a later epoch is reported as failed")
 		}
+		time.Sleep(10 * time.Second)
+		if !b.hasFailed(a) {
+			t.Error("nobody hears of a place that is refused for ever")
+		}
 		b.place(member.Position{Stripe: 0, Epoch: 5, Parent: address(a)})
 		time.Sleep(5 * time.Second)
 		if p := b.member.Parents()[0]; p != a.id {
