@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	// reach is how many bytes ahead in a transfer a demand read waits for. As many are in the machine's socket buffers or on their way.
-	reach = 2 << 20
+	// reach is how many bytes ahead in a transfer a demand read waits for: a request of its own takes as long, because it shares the link
+	// with what the transfer has under way.
+	reach = 2 * blockfmt.BlockSize
 	// patience bounds that wait.
 	patience = 500 * time.Millisecond
 )

@@ -106,6 +106,9 @@ func (s *Sweep) fetch(ctx context.Context, run []blockfmt.Ref, buf *[]byte) ([]b
 	return nil, nil
 }
 
+// skip is how many bytes are cheaper asked for anew behind them than read over.
+const skip = 2 << 20
+
 // hasNext says whether all of the next bytes of a run are here or fetched by others, so many that a new request is cheaper than
 // reading over them.
 func (s *Sweep) hasNext(run []blockfmt.Ref) bool {
@@ -114,7 +117,7 @@ func (s *Sweep) hasNext(run []blockfmt.Ref) bool {
 		if !s.has(ref) {
 			return false
 		}
-		if n += ref.Length; n >= reach {
+		if n += ref.Length; n >= skip {
 			return true
 		}
 	}
