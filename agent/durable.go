@@ -35,11 +35,16 @@ func writeDurable(path string, perm os.FileMode, write func(io.Writer) error) (e
 	return syncDir(filepath.Dir(path))
 }
 
-func writeBytes(path string, data []byte) error {
-	return writeDurable(path, 0o600, func(w io.Writer) error {
+// WriteFile replaces the file at path durably: after a crash it is there as a whole or as it was before.
+func WriteFile(path string, data []byte, perm os.FileMode) error {
+	return writeDurable(path, perm, func(w io.Writer) error {
 		_, err := w.Write(data)
 		return err
 	})
+}
+
+func writeBytes(path string, data []byte) error {
+	return WriteFile(path, data, 0o600)
 }
 
 func syncDir(dir string) error {

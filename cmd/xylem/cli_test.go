@@ -23,7 +23,7 @@ import (
 // commands are what DESIGN's contract names, with a command line for each that is valid as far as arguments go.
 var commands = []string{
 	"convert", "inspect", "mount", "unmount", "pull", "run", "agent", "doctor", "cache", "cache ls", "cache gc", "cache scrub", "version",
-	"images", "key", "record", "record start", "record stop",
+	"images", "key", "record", "record start", "record stop", "setup", "setup containerd",
 }
 
 func walk(cmd *cobra.Command, visit func(path []string, cmd *cobra.Command)) {
@@ -68,7 +68,7 @@ func TestHelpOfEveryCommand(t *testing.T) {
 
 // Every command whose RunE prints data has --output; those that stream or print nothing do not.
 func TestOutputFlagWhereDataIsPrinted(t *testing.T) {
-	without := []string{"", "unmount", "run", "agent", "cache", "record", "record start", "record stop", "key",
+	without := []string{"", "unmount", "run", "agent", "cache", "record", "record start", "record stop", "key", "setup",
 		"scheduler", "scheduler token", "scheduler token revoke", "scheduler revoke", "scheduler pardon"}
 	walk(newRoot(stdio{}), func(path []string, cmd *cobra.Command) {
 		name := strings.Join(path, " ")
@@ -106,6 +106,14 @@ func TestUsageErrors(t *testing.T) {
 		{"run --tty x", "terminal"},
 		{"agent extra", "extra"},
 		{"doctor extra", "extra"},
+		{"setup", "subcommands"},
+		{"setup containerd extra", "extra"},
+		{"setup containerd --snapshotter maybe", "on or off"},
+		{"setup containerd --containerd-version new", "--containerd-version"},
+		{"setup containerd --containerd-version 1.5", "too old"},
+		{"setup containerd --registry https://docker.io", "host:port"},
+		{"setup containerd --registry ../x", "host:port"},
+		{"setup containerd --registry x/y", "host:port"},
 	}
 	for _, test := range tests {
 		t.Run(test.args, func(t *testing.T) {
@@ -141,6 +149,8 @@ func TestFailuresSayWhatToDo(t *testing.T) {
 		{"convert 127.0.0.1:1/x --push --key " + file, []string{file, "PRIVATE KEY", "xylem key"}},
 		{"convert 127.0.0.1:1/x --push --profile " + file, []string{file, "line 1", "xylem record"}},
 		{"--config /does/not/exist agent", []string{"/does/not/exist", "docs/operations.md"}},
+		{"setup containerd --containerd-config " + file, []string{file, "line 1", "nothing was changed"}},
+		{"setup containerd --containerd /does/not/exist --containerd-config /does/not/exist", []string{"/does/not/exist", "--containerd-version"}},
 		{"--config " + file + " agent", []string{file, "line 1"}},
 	}
 	for _, test := range tests {

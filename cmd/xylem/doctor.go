@@ -58,7 +58,7 @@ func newDoctor(a *app) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&d.address, "address", defaultContainerd, "`socket` of containerd")
 	cmd.Flags().StringVar(&d.containerd, "containerd", "containerd", "`binary` of containerd")
-	cmd.Flags().StringVar(&d.containerdConfig, "containerd-config", "/etc/containerd/config.toml", "configuration `file` of containerd")
+	cmd.Flags().StringVar(&d.containerdConfig, "containerd-config", defaultContainerdConfig, "configuration `file` of containerd")
 	output := addOutput(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		d.config = a.config

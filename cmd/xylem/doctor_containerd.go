@@ -1,86 +1,40 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net"
-	"os"
 	"os/exec"
-	"strings"
+	"slices"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
-	"github.com/pelletier/go-toml/v2"
 
 	"github.com/xylem-project/xylem/agent"
+	"github.com/xylem-project/xylem/cmd/xylem/setup"
 )
-
-// containerdConfig is what the doctor wants to know of containerd's configuration, in both of its versions.
-type containerdConfig struct {
-	Version      int `toml:"version"`
-	ProxyPlugins map[string]struct {
-		Type    string            `toml:"type"`
-		Address string            `toml:"address"`
-		Exports map[string]string `toml:"exports"`
-	} `toml:"proxy_plugins"`
-	Plugins struct {
-		CRI1 struct { // containerd 1.x
-			Containerd criConfig `toml:"containerd"`
-		} `toml:"io.containerd.grpc.v1.cri"`
-		CRI2 *criConfig `toml:"io.containerd.cri.v1.images"` // containerd 2.x
-	} `toml:"plugins"`
-}
-
-type criConfig struct {
-	Snapshotter        string `toml:"snapshotter"`
-	DisableAnnotations bool   `toml:"disable_snapshot_annotations"`
-}
-
-func (c *containerdConfig) cri() (criConfig, string) {
-	if c.Plugins.CRI2 != nil {
-		return *c.Plugins.CRI2, "plugins.'io.containerd.cri.v1.images'"
-	}
-	return c.Plugins.CRI1.Containerd, `plugins."io.containerd.grpc.v1.cri".containerd`
-}
-
-// effectiveConfig asks containerd itself, which knows its defaults and imports.
-func (d *doctor) effectiveConfig(ctx context.Context) (*containerdConfig, error) {
-	args := []string{"config", "dump"}
-	if _, err := os.Stat(d.containerdConfig); err == nil {
-		args = append([]string{"--config", d.containerdConfig}, args...)
-	}
-	var stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, d.containerd, args...)
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, strings.TrimSpace(stderr.String()))
-	}
-	var c containerdConfig
-	if err := toml.Unmarshal(out, &c); err != nil {
-		return nil, fmt.Errorf("configuration of containerd: %w", err)
-	}
-	return &c, nil
-}
 
 func (d *doctor) checkContainerdConfig(ctx context.Context) []finding {
 	path, err := exec.LookPath(d.containerd)
 	if err != nil {
 		return []finding{fail("containerd", "install containerd 1.6 or later, or name it with --containerd", "%v", err)}
 	}
-	c, err := d.effectiveConfig(ctx)
+	c, err := setup.Dump(ctx, d.containerd, d.containerdConfig) // with its defaults and imports
 	if err != nil {
 		return []finding{fail("containerd", "correct "+d.containerdConfig, "%v", err)}
 	}
 	findings := []finding{ok("containerd", "%s, configuration version %d", path, c.Version)}
-	findings = append(findings, d.checkProxyPlugin(c))
-	return append(findings, d.checkCRI(c)...)
+	findings = append(findings, d.checkProxyPlugin(c), d.checkCRI(c))
+	version, err := setup.BinaryVersion(ctx, d.containerd)
+	if err != nil {
+		return append(findings, fail("containerd", "name another with --containerd", "%v", err))
+	}
+	return append(findings, d.checkHosts(c, version))
 }
 
-func (d *doctor) checkProxyPlugin(c *containerdConfig) finding {
+func (d *doctor) checkProxyPlugin(c *setup.ContainerdConfig) finding {
 	const check = "proxy_plugins"
-	want := fmt.Sprintf("put [proxy_plugins.xylem] type = \"snapshot\", address = %q into %s and restart containerd",
+	want := fmt.Sprintf("run 'xylem setup containerd', or put [proxy_plugins.xylem] type = \"snapshot\", address = %q into %s, and restart containerd",
 		d.config.Socket(), d.containerdConfig)
 	p, known := c.ProxyPlugins["xylem"]
 	switch {
@@ -95,17 +49,26 @@ func (d *doctor) checkProxyPlugin(c *containerdConfig) finding {
 	return ok(check, "snapshotter xylem at %s", p.Address)
 }
 
-func (d *doctor) checkCRI(c *containerdConfig) []finding {
-	cri, table := c.cri()
+// Snapshotters that containerd has itself.
+var ownSnapshotters = []string{"overlayfs", "native", "erofs", "btrfs", "zfs", "devmapper", "blockfile", "aufs"}
+
+func (d *doctor) checkCRI(c *setup.ContainerdConfig) finding {
+	const check = "CRI"
+	cri, table := c.CRI()
+	_, known := c.ProxyPlugins[cri.Snapshotter]
+	fix := fmt.Sprintf("run 'xylem setup containerd', or put [%s] snapshotter = \"xylem\" into %s", table, d.containerdConfig)
 	switch {
-	case cri.Snapshotter != "xylem":
-		return []finding{warn("CRI", fmt.Sprintf("put [%s] snapshotter = \"xylem\" into %s if pods shall use it", table, d.containerdConfig),
-			"pods use the snapshotter %s", cri.Snapshotter)}
+	case table == "":
+		return warn(check, "enable the CRI plugin in "+d.containerdConfig+" if pods shall run here", "containerd has no CRI plugin")
+	case !known && cri.Snapshotter != setup.Snapshotter && !slices.Contains(ownSnapshotters, cri.Snapshotter):
+		return fail(check, fix, "containerd does not know the snapshotter %q that pods are to use", cri.Snapshotter)
+	case cri.Snapshotter != setup.Snapshotter:
+		return warn(check, fix+" if pods shall use it", "pods use the snapshotter %s", cri.Snapshotter)
 	case cri.DisableAnnotations:
-		return []finding{fail("CRI", fmt.Sprintf("put [%s] disable_snapshot_annotations = false into %s", table, d.containerdConfig),
-			"containerd does not tell the snapshotter which image a layer belongs to: images of pods are unpacked instead of mounted")}
+		return fail(check, fmt.Sprintf("run 'xylem setup containerd', or put [%s] disable_snapshot_annotations = false into %s", table, d.containerdConfig),
+			"containerd does not tell the snapshotter which image a layer belongs to: images of pods are unpacked instead of mounted")
 	}
-	return []finding{ok("CRI", "pods use the snapshotter xylem, with image annotations")}
+	return ok(check, "pods use the snapshotter xylem, with image annotations")
 }
 
 // checkContainerd looks at the running daemon.
