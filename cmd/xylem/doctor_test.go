@@ -101,6 +101,7 @@ func TestDoctorContainerdConfig(t *testing.T) {
 		{"1.x, complete", "version = 2\n" + proxy + cri1 + pods + annotated, statusOK, statusOK, nil},
 		{"1.x, no annotations", "version = 2\n" + proxy + cri1 + pods + bare, statusOK, statusFail, []string{"disable_snapshot_annotations = false"}},
 		{"1.x, other socket", "version = 2\n" + strings.Replace(proxy, "/run/xylem", "/run/other", 1) + cri1 + pods + annotated, statusFail, statusOK, []string{"/run/other"}},
+		{"1.x, misspelt", "version = 2\n" + proxy + cri1 + "snapshotter = \"xylm\"\n" + annotated, statusOK, statusFail, []string{"xylm", "setup containerd"}},
 		{"2.x, complete", "version = 3\n" + proxy + exports + cri2 + pods + annotated, statusOK, statusOK, nil},
 		{"2.x, no exports", "version = 3\n" + proxy + cri2 + pods + annotated, statusWarn, statusOK, []string{"enable_remote_snapshot_annotations"}},
 		{"2.x, pods elsewhere", "version = 4\n" + proxy + exports + cri2 + "snapshotter = \"overlayfs\"\n" + bare, statusOK, statusWarn, []string{"cri.v1.images"}},
@@ -110,7 +111,7 @@ func TestDoctorContainerdConfig(t *testing.T) {
 			dir := t.TempDir()
 			dump := filepath.Join(dir, "dump.toml")
 			binary := filepath.Join(dir, "containerd")
-			for path, text := range map[string]string{dump: test.config, binary: fmt.Sprintf("#!/bin/sh\ncat %q\n", dump)} {
+			for path, text := range map[string]string{dump: test.config, binary: fmt.Sprintf("#!/bin/sh\n[ $1 = --version ] && echo containerd debian 1.7.28 && exit\ncat %q\n", dump)} {
 				if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
 					t.Fatal(err)
 				}

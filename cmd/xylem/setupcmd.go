@@ -108,7 +108,7 @@ func newSetupContainerd(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return printSetup(a.out, output, result)
+		return printSetup(a.out, output, result, f.uninstall)
 	}
 	return cmd
 }
@@ -119,7 +119,9 @@ type setupResult struct {
 	Next string `json:"next,omitempty"` // command to run
 }
 
-func printSetup(w io.Writer, output *format, result *setup.Result) error {
+var done = map[string]string{"create": "created", "edit": "edited", "restore": "restored", "remove": "removed"}
+
+func printSetup(w io.Writer, output *format, result *setup.Result, uninstall bool) error {
 	r := setupResult{Result: result}
 	if len(result.Changes) > 0 {
 		r.Next = restartContainerd
@@ -129,7 +131,7 @@ func printSetup(w io.Writer, output *format, result *setup.Result) error {
 			if result.DryRun {
 				fmt.Fprint(w, c.Diff)
 			} else {
-				fmt.Fprintf(w, "%s: %s\n", c.Path, map[string]string{"create": "created", "edit": "edited", "restore": "restored", "remove": "removed"}[c.Action])
+				fmt.Fprintf(w, "%s: %s\n", c.Path, done[c.Action])
 			}
 		}
 		for _, note := range result.Notes {
@@ -141,6 +143,9 @@ func printSetup(w io.Writer, output *format, result *setup.Result) error {
 		case result.DryRun:
 			fmt.Fprintln(w, "nothing was changed (--dry-run)")
 		default:
+			if !uninstall {
+				fmt.Fprintf(w, "backup: %s\n", result.Backup)
+			}
 			fmt.Fprintf(w, "now run: %s\n", restartContainerd)
 		}
 	})

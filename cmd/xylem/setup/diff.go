@@ -112,29 +112,26 @@ func unified(path string, before, after []byte) string {
 	a, b := splitLines(before), splitLines(after)
 	var out strings.Builder
 	fmt.Fprintf(&out, "--- %s\n+++ %s\n", nameOf(path, before), nameOf(path, after))
-	printed := -1 // line of a up to which everything is printed
 	print := func(mark string, lines []string) {
 		for _, line := range lines {
 			out.WriteString(mark + strings.TrimRight(line, "\r\n") + "\n")
 		}
 	}
-	for _, h := range diff(a, b) {
-		from := max(h.a0-context, 0)
-		if printed >= 0 {
-			print(" ", a[printed:min(printed+context, max(from, printed), len(a))])
-			from = max(from, min(printed+context, h.a0))
-		}
-		if printed < 0 || from > printed+context {
+	printed := 0 // lines of a, or none yet
+	for i, h := range diff(a, b) {
+		if i == 0 || h.a0-printed > 2*context {
+			if i > 0 {
+				print(" ", a[printed:printed+context])
+			}
+			printed = max(h.a0-context, 0)
 			fmt.Fprintf(&out, "@@ line %d @@\n", h.a0+1)
 		}
-		print(" ", a[max(from, printed):h.a0])
+		print(" ", a[printed:h.a0])
 		print("-", a[h.a0:h.a1])
 		print("+", b[h.b0:h.b1])
 		printed = h.a1
 	}
-	if printed >= 0 {
-		print(" ", a[printed:min(printed+context, len(a))])
-	}
+	print(" ", a[printed:min(printed+context, len(a))])
 	return out.String()
 }
 

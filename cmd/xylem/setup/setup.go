@@ -3,6 +3,7 @@ package setup
 import (
 	"context"
 	"os"
+	"regexp"
 	"slices"
 )
 
@@ -58,6 +59,8 @@ func missingOf(s *state, known []string) []string {
 	return slices.DeleteFunc(s.missingDirs(), func(dir string) bool { return slices.Contains(known, dir) })
 }
 
+var stillUsed = regexp.MustCompile(`snapshotter["']?\s*=\s*["']xylem["']`)
+
 // Uninstall restores the files that Install changed. Where somebody changed them since, it takes out xylem's lines only.
 func Uninstall(o Options) (*Result, error) {
 	r, err := loadRecord(BackupDir(o.ConfigFile))
@@ -69,11 +72,14 @@ func Uninstall(o Options) (*Result, error) {
 		return nil, err
 	}
 	for _, s := range p.files {
-		if _, err := newDocument(s.pristine); err != nil && len(s.left) == 0 {
+		if _, err := newDocument(s.pristine); err != nil {
 			return nil, refuse("correct it; nothing was changed", "%s without xylem's settings: %w", s.path, err)
 		}
-		if f := r.find(s.path); s.current != nil && string(s.current) != string(f.Written) && s.changed() {
-			p.notes = append(p.notes, s.path+" was edited since: only xylem's lines are taken out")
+		if f := r.find(s.path); s.changed() && string(s.current) != string(f.Written) {
+			p.note("%s was edited since: only xylem's lines are taken out", s.path)
+		}
+		if stillUsed.Match(s.wanted) {
+			p.note("%s still names the snapshotter xylem, which containerd will not know", s.path)
 		}
 	}
 	result := p.result(true)

@@ -285,6 +285,32 @@ func TestChangedLineOfOurs(t *testing.T) {
 	}
 }
 
+// Settings of the user that need xylem's are pointed out.
+func TestStillUsed(t *testing.T) {
+	n := newNode(t, "2.4", map[string]string{"config.toml": "version = 3\n"})
+	n.install(t)
+	n.write(t, "config.toml", n.read(t, "config.toml")+"\n[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.fast]\nsnapshotter = 'xylem'\n")
+	if text := n.transcript(n.uninstall(t)); !strings.Contains(text, "still names the snapshotter xylem") {
+		t.Error(text)
+	}
+}
+
+// What is no TOML any more is not touched.
+func TestBrokenMeanwhile(t *testing.T) {
+	n := newNode(t, "2.4", map[string]string{"config.toml": "version = 3\n"})
+	n.install(t)
+	n.write(t, "config.toml", "[\n"+n.read(t, "config.toml"))
+	before := n.tree(t)
+	var refused *Error
+	if _, err := Uninstall(n.options); !errors.As(err, &refused) || !strings.Contains(err.Error(), "line 1") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := Install(t.Context(), n.options); !errors.As(err, &refused) || !strings.Contains(err.Error(), "line 1") {
+		t.Errorf("got %v", err)
+	}
+	sameTree(t, n.tree(t), before)
+}
+
 // A key that the user put into our table would end up in the table before it, so the table stays.
 func TestKeyInTableOfOurs(t *testing.T) {
 	n := newNode(t, "1.6", map[string]string{"config.toml": "version = 2\n[debug]\n  level = \"info\"\n"})
@@ -382,6 +408,18 @@ func TestStrip(t *testing.T) {
 				t.Errorf("got %q and left %q, want %q and %q", got, left, test.want, test.left)
 			}
 		})
+	}
+}
+
+func TestUnified(t *testing.T) {
+	before, after := "1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n", "1\n2\n3\nfour\n5\n6\n7\n8\nnine\n10\n11\n12\n"
+	want := "--- f\n+++ f\n@@ line 4 @@\n 2\n 3\n-4\n+four\n 5\n 6\n 7\n 8\n-9\n+nine\n 10\n 11\n+12\n"
+	if got := unified("f", []byte(before), []byte(after)); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	want = "--- f\n+++ f\n@@ line 1 @@\n-1\n 2\n 3\n@@ line 9 @@\n 7\n 8\n-9\n 10\n 11\n"
+	if got := unified("f", []byte(before), []byte("2\n3\n4\n5\n6\n7\n8\n10\n11\n")); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
 	}
 }
 
