@@ -10,6 +10,10 @@ import (
 // checkHosts follows containerd's search for hosts.toml files. Without the proxy everything works, so nothing here is FAIL.
 func (d *doctor) checkHosts(c *setup.ContainerdConfig, version setup.Version) finding {
 	const check, install = "registry proxy", "run 'xylem setup containerd'"
+	proxy := proxyURL(d.config)
+	if proxy == "" {
+		return ok(check, "there is none on this node")
+	}
 	configPath := c.Registry().ConfigPath
 	if configPath == "" {
 		configPath = version.DefaultConfigPath()
@@ -17,7 +21,6 @@ func (d *doctor) checkHosts(c *setup.ContainerdConfig, version setup.Version) fi
 	if configPath == "" {
 		return warn(check, install, "containerd reads no hosts.toml, so pods pull past the proxy")
 	}
-	proxy := proxyURL(d.config)
 	hosts, err := setup.ReadHosts(configPath, proxy)
 	if err != nil {
 		return warn(check, "correct it", "%v", err)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -22,13 +21,15 @@ const defaultContainerdConfig = "/etc/containerd/config.toml"
 // restartContainerd is the command that makes a changed configuration count.
 const restartContainerd = "systemctl restart containerd"
 
-// proxyURL is where containerd finds the agent's registry proxy.
-func proxyURL(agent.Config) string {
-	listen := netip.MustParseAddrPort(defaultProxyListen)
-	if listen.Addr().IsUnspecified() {
-		listen = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), listen.Port())
+// proxyListen is the address of the agent's registry proxy, or "" if there is none.
+func proxyListen(agent.Config) string { return defaultProxyListen }
+
+// proxyURL is where containerd finds it.
+func proxyURL(config agent.Config) string {
+	if listen := proxyListen(config); listen != "" {
+		return "http://" + listen
 	}
-	return "http://" + listen.String()
+	return ""
 }
 
 func newSetup(a *app) *cobra.Command {
@@ -67,6 +68,9 @@ func (f *setupFlags) complete(config agent.Config) error {
 		if o.Version, err = setup.ParseVersion(f.forced); err != nil {
 			return usageError{fmt.Errorf("--containerd-version: %w", err)}
 		}
+	}
+	if o.Proxy == "" && len(f.registries) > 0 {
+		return usageError{errors.New("--registry: the agent's configuration says that there is no proxy")}
 	}
 	for _, host := range f.registries {
 		registry, err := name.NewRegistry(host, name.StrictValidation)

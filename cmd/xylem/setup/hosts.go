@@ -22,6 +22,9 @@ const (
 // findCertsDir decides where hosts.toml files go: where containerd looks for them already. It refuses what would make
 // containerd refuse its configuration, or lose settings of registries.
 func (p *plan) findCertsDir(c *ContainerdConfig) error {
+	if p.Proxy == "" {
+		return nil
+	}
 	registry := c.Registry()
 	for host, config := range registry.Configs {
 		if len(config.TLS) > 0 {
@@ -57,6 +60,9 @@ func (p *plan) findCertsDir(c *ContainerdConfig) error {
 
 // hosts edits the hosts.toml files.
 func (p *plan) hosts() error {
+	if p.Proxy == "" {
+		return nil
+	}
 	if len(p.Registries) == 0 {
 		for _, other := range p.ownHosts() {
 			p.note("%s is not pulled through the proxy, because it has settings of its own: name it with --registry", other)

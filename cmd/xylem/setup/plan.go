@@ -22,7 +22,7 @@ type Options struct {
 	Version Version
 	// Registries are those that are pulled through the proxy. None: all that have no hosts.toml of their own.
 	Registries []Upstream
-	Proxy      string // URL of the agent's registry proxy
+	Proxy      string // URL of the agent's registry proxy; empty: nothing is pulled through one
 	Socket     string // of the agent's snapshotter
 	Pods       bool   // let pods use the snapshotter
 	DryRun     bool
@@ -298,7 +298,7 @@ func (p *plan) setPods(d *document, version int, _ *ContainerdConfig) error {
 
 // setConfigPath names the directory of hosts.toml files: one, because the transfer service takes a list for the name of one.
 func (p *plan) setConfigPath(d *document, version int, before *ContainerdConfig) error {
-	if before.Registry().ConfigPath == p.CertsDir {
+	if p.Proxy == "" || before.Registry().ConfigPath == p.CertsDir {
 		return nil
 	}
 	for _, table := range p.podTables(version, "registry", "registry") {
@@ -314,8 +314,10 @@ func (p *plan) setTransfer(d *document, _ int, _ *ContainerdConfig) error {
 	if p.version.Major < 2 {
 		return nil
 	}
-	if err := d.set(strconv.Quote(p.CertsDir), "plugins", transfer, "config_path"); err != nil {
-		return err
+	if p.Proxy != "" {
+		if err := d.set(strconv.Quote(p.CertsDir), "plugins", transfer, "config_path"); err != nil {
+			return err
+		}
 	}
 	for _, text := range [][]byte{p.main.pristine, d.text} {
 		if c, err := parseConfig(text); err != nil || len(c.Plugins.Transfer.Unpack) > 0 {
@@ -344,7 +346,7 @@ func (p *plan) missing(c *ContainerdConfig) string {
 		return table + ".snapshotter"
 	case p.Pods && cri.DisableAnnotations:
 		return table + ".disable_snapshot_annotations"
-	case c.Registry().ConfigPath != p.CertsDir:
+	case p.Proxy != "" && c.Registry().ConfigPath != p.CertsDir:
 		return "config_path of " + table
 	}
 	return ""

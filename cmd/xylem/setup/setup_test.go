@@ -184,7 +184,10 @@ func cases(t *testing.T) map[string]*node {
 	off.options.Pods = false
 	found := newNode(t, "2.2", map[string]string{"config.toml": "version = 3\nplugins.'io.containerd.cri.v1.images'.registry.config_path = 'DIR/hosts:DIR/none'\n"})
 	found.options.CertsDir = ""
+	snapshotter := newNode(t, "1.6", map[string]string{"config.toml": "version = 2\n"})
+	snapshotter.options.Proxy = ""
 	return map[string]*node{
+		"1.x-no-proxy":   snapshotter,
 		"1.x-none":       newNode(t, "1.6", nil),
 		"1.x-empty":      newNode(t, "1.6", map[string]string{"config.toml": ""}),
 		"1.x-default":    newNode(t, "1.6", map[string]string{"config.toml": testdata(t, "default-1.6.toml")}),
