@@ -2,11 +2,17 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	containerd "github.com/containerd/containerd/v2/client"
@@ -79,13 +85,59 @@ func checkSetup(t *testing.T, n *node, binary, config string) {
 	for _, check := range []string{"proxy_plugins", "CRI", "registry proxy", "containerd.sock", "snapshotter"} {
 		checkFinding(t, findings, check, statusOK)
 	}
-	client, err := containerd.New(n.address)
+	pullAsKubelet(t, n.address, n.ref)
+}
+
+// _default leads pods' pulls of a registry that is named nowhere to the proxy, which is told whose image it is. Neither the
+// agent nor the snapshotter have to be there.
+func TestSetupPullsThroughProxy(t *testing.T) {
+	for version, options := range containerds(t) {
+		t.Run(version, func(t *testing.T) {
+			ref := pushImage(t, true)
+			registry, _, _ := strings.Cut(ref, "/")
+			var asked atomic.Int64
+			forward := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: registry})
+			proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Query().Get("ns") != registry {
+					t.Errorf("asked for %s", r.URL)
+				}
+				asked.Add(1)
+				forward.ServeHTTP(w, r)
+			}))
+			defer proxy.Close()
+			options.Dir, options.CRI = filepath.Join(shortDir(t), "ctrd"), true
+			options.Start = func(cmd *exec.Cmd) error {
+				_, err := setup.Install(t.Context(), setup.Options{
+					ConfigFile: filepath.Join(options.Dir, "config.toml"), Binary: options.Binary, Proxy: proxy.URL, Socket: "/does/not/exist.sock",
+				})
+				return errors.Join(err, cmd.Start())
+			}
+			d, err := containerdtest.Start(t.Context(), options)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := d.Stop(); err != nil {
+					t.Error(err)
+				}
+			}()
+			pullAsKubelet(t, d.Address, ref)
+			if n := asked.Load(); n < 4 { // manifest, config and two layers
+				t.Errorf("the proxy was asked %d times", n)
+			}
+		})
+	}
+}
+
+func pullAsKubelet(t *testing.T, address, ref string) {
+	t.Helper()
+	client, err := containerd.New(address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer client.Close()
 	images := cri.NewImageServiceClient(client.Conn().(grpc.ClientConnInterface))
-	if _, err := images.PullImage(t.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: n.ref}}); err != nil {
+	if _, err := images.PullImage(t.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: ref}}); err != nil {
 		t.Error(err)
 	}
 }
