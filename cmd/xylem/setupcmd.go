@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -62,6 +63,11 @@ func (f *setupFlags) complete(config agent.Config) error {
 	o.Proxy, o.Socket, o.Pods = proxyURL(config), config.Socket(), f.snapshotter == "on"
 	if f.snapshotter != "on" && f.snapshotter != "off" {
 		return usageError{fmt.Errorf("--snapshotter %q: want on or off", f.snapshotter)}
+	}
+	for _, path := range []*string{&o.ConfigFile, &o.CertsDir} {
+		if abs, err := filepath.Abs(*path); err == nil && *path != "" {
+			*path = abs
+		}
 	}
 	if f.forced != "" {
 		var err error

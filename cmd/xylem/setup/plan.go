@@ -18,7 +18,7 @@ type Options struct {
 	// CertsDir has a directory with a hosts.toml per registry. Empty: the one that the configuration names, else DefaultCertsDir.
 	CertsDir string
 	Binary   string // of containerd, to check what is written; it need not exist
-	// Version of containerd. Zero: what the binary says.
+	// Version of containerd. Zero: what the binary says. A binary of another version is not asked.
 	Version Version
 	// Registries are those that are pulled through the proxy. None: all that have no hosts.toml of their own.
 	Registries []Upstream
@@ -159,6 +159,9 @@ func (p *plan) pristineDropIn() []byte {
 func (p *plan) findVersion(ctx context.Context, file *ContainerdConfig) (err error) {
 	switch {
 	case p.version != Version{}:
+		if v, err := BinaryVersion(ctx, p.binary); err != nil || v != p.version {
+			p.binary = "" // another one, that cannot be asked
+		}
 	case p.binary != "":
 		if p.version, err = BinaryVersion(ctx, p.binary); err != nil {
 			return refuse("name another with --containerd, or its version with --containerd-version", "%w", err)
@@ -171,7 +174,7 @@ func (p *plan) findVersion(ctx context.Context, file *ContainerdConfig) (err err
 		return refuse("name it with --containerd, or its version with --containerd-version",
 			"%s: there is no containerd %q, and no version in the file", p.main.path, p.Options.Binary)
 	}
-	switch old := len(file.Disabled)+len(file.Required) > 0 || file.Plugins.CRI1 != nil || p.hasPlugins(); {
+	switch old := len(file.Disabled)+len(file.Required) > 0 || p.hasPlugins(); {
 	case file.Version == 1, file.Version == 0 && old:
 		return refuse(`make it version 2: plugins get their full names, as "io.containerd.grpc.v1.cri" for "cri"`,
 			"%s: version 1 of containerd's configuration cannot be edited", p.main.path)

@@ -93,8 +93,10 @@ type state struct {
 
 // look reads a file and takes out what the last setup put in.
 func (r *record) look(path string) (*state, error) {
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real
+	if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSymlink != 0 { // which stays one
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			path = real
+		}
 	}
 	s := &state{path: path, mode: 0o644}
 	text, err := os.ReadFile(path)

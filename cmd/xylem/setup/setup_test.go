@@ -68,7 +68,7 @@ func (n *node) tree(t *testing.T) map[string]string {
 			return err
 		}
 		text := info.Mode().String()
-		if !info.IsDir() {
+		if info.Mode().IsRegular() {
 			data, err := os.ReadFile(path)
 			if err != nil {
 				return err
@@ -355,6 +355,22 @@ func TestSymlinkStays(t *testing.T) {
 	if text := n.read(t, "real/config.toml"); text != "version = 2\n" {
 		t.Error(text)
 	}
+}
+
+// The directory may be reached through a symbolic link.
+func TestDirectoryBehindSymlink(t *testing.T) {
+	n := newNode(t, "1.6", map[string]string{"real/config.toml": "version = 2\n"})
+	if err := os.Symlink("real", n.path("etc")); err != nil {
+		t.Fatal(err)
+	}
+	before := n.tree(t)
+	n.options.ConfigFile, n.options.CertsDir = n.path("etc/config.toml"), n.path("etc/certs.d")
+	n.install(t)
+	if again := n.install(t); len(again.Changes) > 0 {
+		t.Errorf("the second run changed %s", n.transcript(again))
+	}
+	n.uninstall(t)
+	sameTree(t, n.tree(t), before)
 }
 
 func TestRefusals(t *testing.T) {
