@@ -161,12 +161,15 @@ func (c *Config) names(at net.Addr) (self string, hosts []string, err error) {
 	return self, slices.Compact(hosts), nil
 }
 
-// firstToken makes the cluster's first token, and writes it where the operator finds it. Another scheduler may have died before it
-// could: then the file is missing, and so are all tokens.
+// firstToken makes the cluster's first token, and writes it where the operator finds it, over one of another cluster. Another scheduler may
+// have died before it could: then the file is missing, and so are all tokens.
 func firstToken(ctx context.Context, cfg Config, t *tokens, created bool) error {
-	_, err := os.Stat(cfg.TokenFile())
-	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+	text, err := os.ReadFile(cfg.TokenFile())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	if there, err := api.ParseToken(string(text)); err == nil && there.Pin == t.pin {
+		return nil
 	}
 	if !created {
 		if list, err := t.list(ctx); err != nil || len(list) > 0 {

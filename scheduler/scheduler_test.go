@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/xylem-project/xylem/scheduler/api"
+	"github.com/xylem-project/xylem/scheduler/store"
 )
 
 func members(t testing.TB, d *daemon, n int, image int) []*node {
@@ -55,4 +56,18 @@ func TestAgentsFindTheirPlaces(t *testing.T) {
 	if _, err := nodes[3].client.Tree(t.Context(), imageName(1)); !errors.Is(err, api.ErrNotFound) {
 		t.Errorf("a tree without members: %v", err)
 	}
+}
+
+// A scheduler that is given another store is one of another cluster: the join token that it leaves must be of that one.
+func TestTokenOfAnotherCluster(t *testing.T) {
+	cfg := config(t)
+	d := start(t, cfg, store.NewMemory())
+	former := d.token(t)
+	d.stop()
+	d = start(t, cfg, store.NewMemory())
+	if d.token(t) == former {
+		t.Error("the token of the former cluster is still there")
+	}
+	a := newNode(t, d.token(t), d.url)
+	eventually(t, "a session", func() error { return reachable(a) })
 }
