@@ -13,6 +13,8 @@
 //	blocks/ab/ab01…          compressed blocks by ID
 //	sparse/NAME, NAME.map    decompressed data of a blob, and which blocks of it are valid
 //	complete/NAME, NAME.map  the same, complete and synced
+//	plain/DIGEST             a blob of a registry as it is stored there, verified and synced before it got its name
+//	manifests/DIGEST         a manifest: its media type, a line feed, its bytes
 package cache
 
 import (
@@ -90,11 +92,13 @@ type Cache struct {
 	used   int64                       // bytes of blocks and of blobs, open and not
 	blocks map[blockfmt.BlockID]*entry // compressed blocks
 	idle   map[string]*entry           // blobs that are not open, by name
+	plain  map[plainFile]*entry        // whole blobs as stored, and manifests
+	drafts int64                       // bytes of used that belong to plain blobs on their way
 	open   map[string]*blob            // by name
-	order  sieve                       // of blocks and idle
+	order  sieve                       // of blocks, idle and plain
 }
 
-var subdirs = []string{"tmp", "blocks", "sparse", "complete"}
+var subdirs = []string{"tmp", "blocks", "sparse", "complete", "plain", "manifests"}
 
 // Open opens the cache in cfg.Dir: it takes the lock, removes what a crash left half-done, and takes stock. It fails if
 // another process uses the directory.
@@ -116,7 +120,7 @@ func Open(cfg Config) (*Cache, error) {
 		_ = lock.Close()
 		return nil, fmt.Errorf("cache: %s is used by another process: %w", cfg.Dir, err)
 	}
-	c := &Cache{cfg: cfg, lock: lock, decoder: newDecoder(), blocks: map[blockfmt.BlockID]*entry{}, idle: map[string]*entry{}, open: map[string]*blob{}}
+	c := &Cache{cfg: cfg, lock: lock, decoder: newDecoder(), blocks: map[blockfmt.BlockID]*entry{}, idle: map[string]*entry{}, plain: map[plainFile]*entry{}, open: map[string]*blob{}}
 	if err := c.takeStock(); err != nil {
 		_ = lock.Close()
 		return nil, fmt.Errorf("cache: %w", err)

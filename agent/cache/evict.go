@@ -9,14 +9,17 @@ import (
 	"github.com/xylem-project/xylem/blockfmt"
 )
 
-// entry is what eviction can take: a compressed block, or the decompressed data of a blob that is not open.
+// entry is what eviction can take: a compressed block, the decompressed data of a blob that is not open, or a whole file.
 type entry struct {
-	id         blockfmt.BlockID
-	idle       *idleBlob // nil: a block
+	id         blockfmt.BlockID // if idle and plain are nil
+	idle       *idleBlob
+	plain      plainFile // "": not one
 	size       int64     // bytes on disk
 	visited    bool      // since the hand passed
 	prev, next *entry
 }
+
+func (e *entry) isBlock() bool { return e.idle == nil && e.plain == "" }
 
 // idleBlob is a blob that is not open.
 type idleBlob struct {
@@ -80,9 +83,12 @@ func (s *sieve) victim(n int, spared func(*entry) bool) *entry {
 
 // insert adds an entry to the books; mu is held.
 func (c *Cache) insert(e *entry) {
-	if e.idle != nil {
+	switch {
+	case e.plain != "":
+		c.plain[e.plain] = e
+	case e.idle != nil:
 		c.idle[e.idle.name] = e
-	} else {
+	default:
 		c.blocks[e.id] = e
 	}
 	c.order.insert(e)
@@ -91,9 +97,12 @@ func (c *Cache) insert(e *entry) {
 
 // remove takes an entry off the books; mu is held.
 func (c *Cache) remove(e *entry) {
-	if e.idle != nil {
+	switch {
+	case e.plain != "":
+		delete(c.plain, e.plain)
+	case e.idle != nil:
 		delete(c.idle, e.idle.name)
-	} else {
+	default:
 		delete(c.blocks, e.id)
 	}
 	c.order.remove(e)
@@ -137,10 +146,10 @@ func (c *Cache) evict(size int64) (freed int64) {
 
 func (c *Cache) evictLocked(size int64) (freed int64) {
 	needed := c.neededBlocks()
-	spared := func(e *entry) bool { return e.idle == nil && needed[e.id] }
+	spared := func(e *entry) bool { return e.isBlock() && needed[e.id] }
 	for freed < size {
 		c.mu.Lock()
-		e := c.order.victim(len(c.blocks)+len(c.idle), spared)
+		e := c.order.victim(len(c.blocks)+len(c.idle)+len(c.plain), spared)
 		if e == nil {
 			c.mu.Unlock()
 			break
@@ -159,13 +168,19 @@ func (c *Cache) evictLocked(size int64) (freed int64) {
 // its name may be opened anew at once, and to remove a large file takes too long for the lock.
 func (c *Cache) unlink(e *entry) []string {
 	c.remove(e)
-	if e.idle == nil {
+	var paths []string
+	switch {
+	case e.plain != "":
+		paths = []string{c.plainPath(e.plain)}
+	case e.idle != nil:
+		paths = []string{c.path(e.idle.dir, e.idle.name+mapSuffix), c.path(e.idle.dir, e.idle.name)}
+	default:
 		return []string{c.blockPath(e.id)}
 	}
 	var doomed []string
-	for _, name := range []string{e.idle.name + mapSuffix, e.idle.name} {
+	for _, path := range paths {
 		tmp := c.tmp()
-		if os.Rename(c.path(e.idle.dir, name), tmp) == nil {
+		if os.Rename(path, tmp) == nil {
 			doomed = append(doomed, tmp)
 		}
 	}

@@ -14,6 +14,7 @@ type BlobInfo struct {
 	Valid    int64         `json:"valid"`    // of them on disk
 	Open     bool          `json:"open"`     // in use, and so not evicted
 	Complete bool          `json:"complete"` // whole and synced
+	Plain    bool          `json:"plain"`    // as the registry has it, for clients of the proxy; Size is that of the stored bytes
 }
 
 // List returns the blobs with decompressed data here, ordered by digest. A blob that was opened with different chunk
@@ -24,6 +25,11 @@ func (c *Cache) List() []BlobInfo {
 	for _, e := range c.idle {
 		i := e.idle
 		list = append(list, BlobInfo{Blob: i.blob, Size: i.size, Valid: i.valid, Complete: i.dir == "complete" && i.valid == i.size})
+	}
+	for file, e := range c.plain {
+		if d, ok := file.blob(); ok {
+			list = append(list, BlobInfo{Blob: d, Size: e.size, Valid: e.size, Complete: true, Plain: true})
+		}
 	}
 	open := make([]*blob, 0, len(c.open))
 	for _, b := range c.open {
@@ -47,6 +53,7 @@ type Usage struct {
 	Blocks     int   `json:"blocks"`     // compressed blocks
 	BlockBytes int64 `json:"blockBytes"` // bytes of them
 	OpenBytes  int64 `json:"openBytes"`  // decompressed data that is in use
+	PlainBytes int64 `json:"plainBytes"` // plain blobs and manifests, whole and on their way
 }
 
 // Usage returns the present use of the disk.
@@ -60,7 +67,11 @@ func (c *Cache) Usage() Usage {
 	for _, b := range c.open {
 		u.OpenBytes += b.fresh
 	}
-	u.BlockBytes -= u.OpenBytes
+	u.PlainBytes = c.drafts
+	for _, e := range c.plain {
+		u.PlainBytes += e.size
+	}
+	u.BlockBytes -= u.OpenBytes + u.PlainBytes
 	return u
 }
 

@@ -17,6 +17,8 @@ type ScrubReport struct {
 	BadBlocks int   `json:"badBlocks"` // of them, removed
 	Data      int   `json:"data"`      // decompressed blocks read
 	BadData   int   `json:"badData"`   // of them, removed or fetched again
+	Plain     int   `json:"plain"`     // plain blobs and manifests read
+	BadPlain  int   `json:"badPlain"`  // of them, removed
 	Bytes     int64 `json:"bytes"`     // read
 }
 
@@ -26,8 +28,13 @@ type ScrubReport struct {
 // It returns early with ctx's error.
 func (c *Cache) Scrub(ctx context.Context, rate int64) (ScrubReport, error) {
 	s := scrubber{cache: c, ctx: ctx, rate: rate, start: time.Now()}
-	blocks, idle, open := c.snapshot()
+	blocks, idle, plain, open := c.snapshot()
 	err := s.all(blocks, idle, open)
+	for _, e := range plain {
+		if err == nil {
+			err = s.plain(e)
+		}
+	}
 	c.opening.Lock()
 	defer c.opening.Unlock()
 	for _, b := range open {
@@ -56,7 +63,7 @@ func (s *scrubber) all(blocks, idle []*entry, open []*blob) error {
 }
 
 // snapshot returns all there is; the open blobs with one reference more.
-func (c *Cache) snapshot() (blocks, idle []*entry, open []*blob) {
+func (c *Cache) snapshot() (blocks, idle, plain []*entry, open []*blob) {
 	c.opening.Lock()
 	defer c.opening.Unlock()
 	c.mu.Lock()
@@ -67,11 +74,14 @@ func (c *Cache) snapshot() (blocks, idle []*entry, open []*blob) {
 	for _, e := range c.idle {
 		idle = append(idle, e)
 	}
+	for _, e := range c.plain {
+		plain = append(plain, e)
+	}
 	for _, b := range c.open {
 		b.refs++
 		open = append(open, b)
 	}
-	return blocks, idle, open
+	return blocks, idle, plain, open
 }
 
 type scrubber struct {
@@ -121,7 +131,10 @@ func (s *scrubber) block(e *entry) error {
 func (s *scrubber) present(e *entry) bool {
 	s.cache.mu.Lock()
 	defer s.cache.mu.Unlock()
-	if e.idle != nil {
+	switch {
+	case e.plain != "":
+		return s.cache.plain[e.plain] == e
+	case e.idle != nil:
 		return s.cache.idle[e.idle.name] == e
 	}
 	return s.cache.blocks[e.id] == e

@@ -34,6 +34,13 @@ func (c *Cache) takeStock() error {
 		}
 		all = append(all, blobs...)
 	}
+	for _, dir := range []string{"plain", "manifests"} {
+		files, err := c.findPlain(dir)
+		if err != nil {
+			return err
+		}
+		all = append(all, files...)
+	}
 	slices.SortStableFunc(all, func(a, b found) int { return a.mtime.Compare(b.mtime) })
 	for _, f := range all {
 		c.insert(f.entry)

@@ -220,7 +220,7 @@ func (a *authorizer) exchange(ctx context.Context, r *Repository, ch challenge, 
 	ctx, cancel := context.WithTimeoutCause(ctx, a.cfg.StallTimeout,
 		fmt.Errorf("no answer of the token server for %s within %v: %w", r, a.cfg.StallTimeout, blockfmt.ErrTransient))
 	defer cancel()
-	req, err := tokenRequest(ctx, r, ch, cred)
+	req, err := tokenRequest(sentBy(ctx, r.host), r, ch, cred)
 	if err != nil {
 		return token{}, fmt.Errorf("%w: %w", err, blockfmt.ErrDenied)
 	}

@@ -138,7 +138,7 @@ func (r *Repository) Range(ctx context.Context, blob digest.Digest, off, n int64
 		return nil, fmt.Errorf("%d bytes at %d of %s: %w", n, off, blob, blockfmt.ErrCorrupt)
 	}
 	header := http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", off, off+n-1)}}
-	err = r.stream(ctx, request{http.MethodGet, r.url("blobs", blob.String()), header, blob.String()}, func(resp *http.Response) error {
+	err = r.stream(ctx, request{method: http.MethodGet, url: r.url("blobs", blob.String()), header: header, blob: blob.String()}, func(resp *http.Response) error {
 		if err := cutRange(resp, off, n); err != nil {
 			return fmt.Errorf("bytes %d-%d of %s of %s: %w", off, off+n-1, blob, r, err)
 		}

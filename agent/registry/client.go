@@ -7,7 +7,6 @@ package registry
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"log/slog"
@@ -47,6 +46,13 @@ type Config struct {
 	TLS []string
 	// RootCAs are trusted for TLS instead of the system's. Default nil: the system's.
 	RootCAs *x509.CertPool
+	// Hosts are the settings of single hosts (host or host:port). What is listed here may have any address.
+	Hosts map[string]HostConfig
+	// MaxStreams bounds the blobs that Do reads from one host at a time. Of its other requests there may be four times as many. Default 8.
+	MaxStreams int
+	// MayDial says whether a registry that is not in Hosts may have an address. Default: any but unspecified, multicast and
+	// link-local ones. Where a registry redirects to, or has tokens made, must be a public address unless the registry's is not.
+	MayDial func(netip.Addr) bool
 	// Keychain gives credentials where none were set by SetCredentials. Default: docker's config and credential helpers.
 	Keychain authn.Keychain
 	// UserAgent is sent with each request. Default "xylem".
@@ -62,6 +68,10 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.MaxRetryAfter, time.Minute)
 	setDefault(&c.MaxConns, 32)
 	setDefault(&c.UserAgent, "xylem")
+	setDefault(&c.MaxStreams, 8)
+	if c.MayDial == nil {
+		c.MayDial = func(a netip.Addr) bool { return !a.IsUnspecified() && !a.IsMulticast() && !a.IsLinkLocalUnicast() }
+	}
 	if c.Keychain == nil {
 		c.Keychain = authn.DefaultKeychain
 	}
@@ -80,41 +90,30 @@ func setDefault[T comparable](field *T, value T) {
 
 // Client reads from any number of registries. Safe for concurrent use. Close it when done.
 type Client struct {
-	cfg       Config
-	transport *http.Transport
-	http      *http.Client
+	cfg    Config
+	routes *routes
+	http   *http.Client
 	auth      *authorizer
 	redirects memory // of blobs to storage, by repository and digest
 	noAPI     memory // hosts without the referrers API
 
 	mu       sync.Mutex
 	backoffs map[string]*backoff // by host
+	slots    map[string]slots    // by host
 }
 
 // New returns a Client. It does no I/O.
 func New(cfg Config) *Client {
 	cfg = cfg.withDefaults()
-	c := &Client{cfg: cfg, backoffs: map[string]*backoff{}}
-	c.transport = &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: cfg.StallTimeout, KeepAlive: 30 * time.Second}).DialContext,
-		TLSClientConfig:       &tls.Config{RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12},
-		TLSHandshakeTimeout:   cfg.StallTimeout,
-		ResponseHeaderTimeout: cfg.StallTimeout,
-		MaxIdleConns:          4 * cfg.MaxConns,
-		MaxIdleConnsPerHost:   cfg.MaxConns,
-		IdleConnTimeout:       90 * time.Second,
-		DisableCompression:    true, // blobs are what they are; ranges of a compressed body would be others
-		ReadBufferSize:        64 << 10,
-	}
-	c.http = &http.Client{Transport: c.transport, CheckRedirect: dropCredentials}
+	c := &Client{cfg: cfg, routes: newRoutes(cfg), backoffs: map[string]*backoff{}, slots: map[string]slots{}}
+	c.http = &http.Client{Transport: c.routes, CheckRedirect: dropCredentials}
 	c.auth = newAuthorizer(cfg, c.http)
 	return c
 }
 
 // Close closes idle connections. Bodies that Range returned stay readable.
 func (c *Client) Close() error {
-	c.transport.CloseIdleConnections()
+	c.routes.close()
 	return nil
 }
 

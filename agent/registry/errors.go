@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 
 	"github.com/xylem-project/xylem/blockfmt"
 )
@@ -54,6 +55,9 @@ func transportError(ctx context.Context, host string, err error) error {
 			return cause
 		}
 		return fmt.Errorf("%s: %w", host, ctx.Err())
+	}
+	if u := (*url.Error)(nil); errors.As(err, &u) {
+		err = u.Err // without the URL, which may hold a signature
 	}
 	if hasKind(err) {
 		return err

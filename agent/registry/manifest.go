@@ -46,7 +46,7 @@ func (c *Client) Resolve(ctx context.Context, ref string) (*Repository, ocispec.
 func (r *Repository) resolve(ctx context.Context, identifier string) (desc ocispec.Descriptor, err error) {
 	ctx, cancel := r.withTimeout(ctx)
 	defer cancel()
-	err = r.call(ctx, request{http.MethodHead, r.url("manifests", identifier), acceptHeader(), ""}, func(resp *http.Response) error {
+	err = r.call(ctx, request{method: http.MethodHead, url: r.url("manifests", identifier), header: acceptHeader()}, func(resp *http.Response) error {
 		desc = ocispec.Descriptor{
 			MediaType: mediaType(resp), Digest: digest.Digest(resp.Header.Get("Docker-Content-Digest")), Size: resp.ContentLength,
 		}
@@ -86,7 +86,7 @@ func (r *Repository) Manifest(ctx context.Context, d digest.Digest) (body []byte
 // manifest reads by tag or, verified, by digest.
 func (r *Repository) manifest(ctx context.Context, identifier string) (body []byte, typ string, err error) {
 	want := digest.Digest(identifier)
-	err = r.call(ctx, request{http.MethodGet, r.url("manifests", identifier), acceptHeader(), ""}, func(resp *http.Response) error {
+	err = r.call(ctx, request{method: http.MethodGet, url: r.url("manifests", identifier), header: acceptHeader()}, func(resp *http.Response) error {
 		typ = mediaType(resp)
 		if body, err = readBounded(resp, blockfmt.MaxManifestSize); err != nil {
 			return fmt.Errorf("manifest %s of %s: %w", identifier, r, err)

@@ -58,7 +58,7 @@ func (r *Repository) referrersAPI(ctx context.Context, d digest.Digest, artifact
 	}
 	header := http.Header{"Accept": {ocispec.MediaTypeImageIndex}}
 	for page := 0; next != "" && page < maxReferrerPages; page++ {
-		err := r.call(ctx, request{http.MethodGet, next, header, ""}, func(resp *http.Response) error {
+		err := r.call(ctx, request{method: http.MethodGet, url: next, header: header}, func(resp *http.Response) error {
 			if t := mediaType(resp); t != ocispec.MediaTypeImageIndex {
 				return fmt.Errorf("answer of type %.60q: %w", t, blockfmt.ErrUnsupported)
 			}

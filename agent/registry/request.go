@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/xylem-project/xylem/blockfmt"
@@ -17,6 +18,16 @@ type request struct {
 	url    string
 	header http.Header
 	blob   string // digest of the blob that is asked for, whose storage may be remembered
+	// anyStatus takes the registry's refusals (4xx but for those that are worth another try) for answers.
+	anyStatus bool
+	// authorize sends the request in place of sendAuthorized, if it is not nil.
+	authorize func(context.Context, request) (*http.Response, error)
+}
+
+// place is the URL for messages: without the query, which may hold a signature.
+func (r request) place() string {
+	place, _, _ := strings.Cut(r.url, "?")
+	return place
 }
 
 // call sends req until consume has a success to work on and returns no ErrTransient, at most Config.Attempts times. The
@@ -64,6 +75,9 @@ type busyError struct {
 
 func (e *busyError) Unwrap() error { return e.error }
 
+// RetryAfter returns the seconds after which the registry wants to be asked again.
+func (e *busyError) RetryAfter() int { return int((e.after + time.Second - 1) / time.Second) }
+
 func (e *busyError) delay() time.Duration {
 	if e == nil {
 		return 0
@@ -77,7 +91,7 @@ func (r *Repository) rest(ctx context.Context, d time.Duration) error {
 		return nil
 	}
 	if end, ok := ctx.Deadline(); d > r.client.cfg.Timeout || (ok && time.Until(end) < d) {
-		return fmt.Errorf("%s does not answer, next try in %v: %w", r.host, d.Round(time.Millisecond), blockfmt.ErrTransient)
+		return &busyError{fmt.Errorf("%s does not answer, next try in %v: %w", r.host, d.Round(time.Millisecond), blockfmt.ErrTransient), d}
 	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -91,6 +105,9 @@ func (r *Repository) rest(ctx context.Context, d time.Duration) error {
 
 // send sends req to where the registry redirected the same thing to before, else to the registry.
 func (r *Repository) send(ctx context.Context, req request) (*http.Response, error) {
+	if req.authorize != nil {
+		return req.authorize(ctx, req)
+	}
 	if req.blob == "" {
 		return r.sendAuthorized(ctx, req)
 	}
@@ -115,7 +132,7 @@ func (r *Repository) send(ctx context.Context, req request) (*http.Response, err
 func (r *Repository) sendAuthorized(ctx context.Context, req request) (*http.Response, error) {
 	auth, err := r.client.auth.header(ctx, r)
 	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", req.method, req.url, err)
+		return nil, fmt.Errorf("%s %s: %w", req.method, req.place(), err)
 	}
 	resp, err := r.sendOnce(ctx, req, auth)
 	var c *challengeError
@@ -123,7 +140,7 @@ func (r *Repository) sendAuthorized(ctx context.Context, req request) (*http.Res
 		return resp, err
 	}
 	if auth, err = r.client.auth.challenged(ctx, r, auth, c.header); err != nil {
-		return nil, fmt.Errorf("%s %s: %w", req.method, req.url, err)
+		return nil, fmt.Errorf("%s %s: %w", req.method, req.place(), err)
 	}
 	return r.sendOnce(ctx, req, auth)
 }
@@ -139,10 +156,10 @@ func (e *challengeError) Unwrap() error { return e.error }
 // sendOnce sends req and returns an answer of status 2xx. A body without progress for Config.StallTimeout fails.
 func (r *Repository) sendOnce(ctx context.Context, req request, auth string) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	hr, err := http.NewRequestWithContext(ctx, req.method, req.url, nil)
+	hr, err := http.NewRequestWithContext(sentBy(ctx, r.host), req.method, req.url, nil)
 	if err != nil {
 		cancel(nil)
-		return nil, fmt.Errorf("%s: %w: %w", req.url, err, blockfmt.ErrUnsupported)
+		return nil, fmt.Errorf("%s: %w: %w", req.place(), err, blockfmt.ErrUnsupported)
 	}
 	for k, v := range req.header {
 		hr.Header[k] = v
@@ -152,7 +169,7 @@ func (r *Repository) sendOnce(ctx context.Context, req request, auth string) (*h
 		hr.Header.Set("Authorization", auth)
 	}
 	stall := r.client.cfg.StallTimeout
-	stalled := fmt.Errorf("%s %s: no progress within %v: %w", req.method, req.url, stall, blockfmt.ErrTransient)
+	stalled := fmt.Errorf("%s %s: no progress within %v: %w", req.method, req.place(), stall, blockfmt.ErrTransient)
 	timer := time.AfterFunc(stall, func() { cancel(stalled) })
 	resp, err := r.client.http.Do(hr)
 	if err != nil {
@@ -162,13 +179,15 @@ func (r *Repository) sendOnce(ctx context.Context, req request, auth string) (*h
 	}
 	timer.Reset(stall)
 	resp.Body = &watchedBody{body: resp.Body, ctx: ctx, cancel: cancel, timer: timer, stall: stall, host: r.host}
-	if resp.StatusCode/100 == 2 {
+	if resp.StatusCode/100 == 2 || (req.anyStatus && resp.StatusCode/100 == 4 && statusKind(resp.StatusCode) != blockfmt.ErrTransient && resp.Request.URL.Host == hr.URL.Host) {
 		return resp, nil
 	}
 	defer resp.Body.Close()
-	err = fmt.Errorf("%s %s: %w", req.method, req.url, statusError(resp))
+	err = fmt.Errorf("%s %s: %w", req.method, req.place(), statusError(resp))
 	after := retryAfter(resp.Header, time.Now())
 	switch {
+	case req.anyStatus && resp.Request.URL.Host != hr.URL.Host && !errors.Is(err, blockfmt.ErrTransient):
+		err = fmt.Errorf("storage of %s: %v: %w", r.host, err, blockfmt.ErrTransient) // it says nothing of the blob
 	case resp.StatusCode == http.StatusUnauthorized && resp.Request.URL.Host == hr.URL.Host:
 		err = &challengeError{err, resp.Header}
 	case after > 0 && errors.Is(err, blockfmt.ErrTransient):

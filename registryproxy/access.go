@@ -1,0 +1,150 @@
+package registryproxy
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/xylem-project/xylem/blockfmt"
+)
+
+// credential is the keyed hash of a client's Authorization: what is remembered of it.
+type credential [sha256.Size]byte
+
+// grantKey: the registry accepted these credentials for this repository.
+type grantKey struct {
+	host, repo string
+	credential credential
+}
+
+// memberKey: the repository has a manifest or blob.
+type memberKey struct {
+	host, repo, kind string
+	digest           digest.Digest
+}
+
+// member is what is known of a manifest or blob in a repository.
+type member struct {
+	mediaType string
+	size      int64
+}
+
+// access knows who may read what, from what registries answered.
+type access struct {
+	up      Upstream
+	ttl     time.Duration // of a grant
+	offline time.Duration // more, while the registry does not answer
+	key     []byte        // of the hashes of credentials, made anew by each process
+
+	grants  facts[grantKey, struct{}]
+	members facts[memberKey, member]
+	flight  singleflight.Group
+}
+
+func newAccess(cfg Config) *access {
+	key := make([]byte, sha256.Size)
+	_, _ = rand.Read(key) // never fails
+	return &access{up: cfg.Upstream, ttl: cfg.GrantTTL, offline: cfg.OfflineFor, key: key}
+}
+
+// hash returns what is remembered of an Authorization.
+func (a *access) hash(authorization string) credential {
+	m := hmac.New(sha256.New, a.key)
+	m.Write([]byte(authorization))
+	return credential(m.Sum(nil))
+}
+
+func (a *access) grantKey(t target) grantKey {
+	return grantKey{t.host, t.repo, a.hash(t.authorization)}
+}
+
+// note remembers that a client's request was answered.
+func (a *access) note(t target, kind string, d digest.Digest, m member) {
+	a.grants.set(a.grantKey(t), struct{}{})
+	a.members.set(memberKey{t.host, t.repo, kind, d}, m)
+}
+
+// granted says whether the client's credentials were accepted for its repository within the time given.
+func (a *access) granted(t target, within time.Duration) bool {
+	g, ok := a.grants.get(a.grantKey(t))
+	return ok && g.age() < within
+}
+
+// refused forgets what the registry has taken back.
+func (a *access) refused(t target, status int) {
+	if status == http.StatusUnauthorized || status == http.StatusForbidden {
+		a.grants.remove(a.grantKey(t))
+	}
+}
+
+// stat returns what t's repository has under a digest, if the client may have it. The registry is asked unless it has
+// answered not long ago; an error is its answer, or says why there is none.
+func (a *access) stat(ctx context.Context, t target, d digest.Digest) (member, error) {
+	m, known := a.members.get(memberKey{t.host, t.repo, t.kind, d})
+	if known && a.granted(t, a.ttl) {
+		return m.value, nil
+	}
+	fresh, err := a.ask(ctx, t, d)
+	if known && errors.Is(err, blockfmt.ErrTransient) && a.granted(t, a.ttl+a.offline) {
+		return m.value, nil
+	}
+	return fresh, err
+}
+
+// ask has the registry look whether the client may have the thing; clients with the same question share the answer.
+func (a *access) ask(ctx context.Context, t target, d digest.Digest) (member, error) {
+	k := a.grantKey(t)
+	key := strings.Join([]string{t.host, t.repo, t.kind, d.String(), string(k.credential[:])}, " ")
+	v, err := share(ctx, &a.flight, key, func(ctx context.Context) (any, error) { return a.head(ctx, t, d) })
+	if err != nil {
+		return member{}, err
+	}
+	return v.(member), nil
+}
+
+func (a *access) head(ctx context.Context, t target, d digest.Digest) (member, error) {
+	req := t.request(http.MethodHead, d.String())
+	resp, err := a.up.Do(ctx, req)
+	if err != nil {
+		return member{}, err
+	}
+	if resp.Status != http.StatusOK {
+		a.refused(t, resp.Status)
+		return member{}, passOn(resp, req)
+	}
+	defer resp.Body.Close()
+	if got := resp.Header.Get("Docker-Content-Digest"); got != "" && got != d.String() {
+		return member{}, fmt.Errorf("%s of %s/%s: %s says it is %.80q: %w", d, t.host, t.repo, resp.From, got, blockfmt.ErrCorrupt)
+	}
+	m := member{mediaType: mediaType(resp), size: resp.Length}
+	if m.size < 0 {
+		return member{}, fmt.Errorf("%s of %s/%s: %s does not say how large it is: %w", d, t.host, t.repo, resp.From, blockfmt.ErrUnsupported)
+	}
+	a.note(t, t.kind, d, m)
+	return m, nil
+}
+
+func mediaType(resp *Response) string {
+	t, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
+	return strings.TrimSpace(t)
+}
+
+// share runs do once for all who ask for key at the same time. do outlives those who go away; the Upstream bounds it.
+func share(ctx context.Context, g *singleflight.Group, key string, do func(context.Context) (any, error)) (any, error) {
+	done := g.DoChan(key, func() (any, error) { return do(context.WithoutCancel(ctx)) })
+	select {
+	case r := <-done:
+		return r.Val, r.Err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
