@@ -35,6 +35,7 @@ type agent struct {
 	server   *fuse.Server
 	pusher   *pusher
 	cluster  *cluster // nil: no schedulers are configured
+	proxy    *proxy   // nil: not served
 	images   *Images
 	snaps    *snapshotter.Snapshotter
 
@@ -73,6 +74,29 @@ func (c closers) close() (err error) {
 const shutdownTimeout = 20 * time.Second
 
 func (a *agent) start(ctx context.Context, stop *closers) (err error) {
+	if err := a.startStore(stop); err != nil {
+		return err
+	}
+	if err := a.startProxy(stop); err != nil {
+		return err
+	}
+	if err := a.startFUSE(stop); err != nil {
+		return err
+	}
+	if err := a.startImages(ctx, stop); err != nil {
+		return err
+	}
+	a.snaps, err = snapshotter.Open(ctx, snapshotter.Config{Root: a.dir("snapshots"), Timeout: a.cfg.ReadTimeout.Duration, Log: a.cfg.Log}, a.images)
+	if err != nil {
+		return fmt.Errorf("open snapshots: %w", err)
+	}
+	stop.add(a.snaps.Close)
+	a.images.holdAll(a.snaps.Chains())
+	return nil
+}
+
+// startStore takes the root directory and opens what everything else reads from.
+func (a *agent) startStore(stop *closers) error {
 	for _, dir := range []string{a.cfg.Root, a.cfg.State, a.dir("images")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
@@ -92,18 +116,18 @@ func (a *agent) start(ctx context.Context, stop *closers) (err error) {
 		return fmt.Errorf("open block cache: %w", err)
 	}
 	stop.add(a.cache.Close)
-	if err := a.startFUSE(stop); err != nil {
+	return nil
+}
+
+func (a *agent) startProxy(stop *closers) (err error) {
+	if a.cfg.Proxy.Listen == "" {
+		return nil
+	}
+	if a.proxy, err = newProxy(a.cfg, a.cache, a.registry); err != nil {
 		return err
 	}
-	if err := a.startImages(ctx, stop); err != nil {
-		return err
-	}
-	a.snaps, err = snapshotter.Open(ctx, snapshotter.Config{Root: a.dir("snapshots"), Timeout: a.cfg.ReadTimeout.Duration, Log: a.cfg.Log}, a.images)
-	if err != nil {
-		return fmt.Errorf("open snapshots: %w", err)
-	}
-	stop.add(a.snaps.Close)
-	a.images.holdAll(a.snaps.Chains())
+	stop.add(a.proxy.downloads.Close)
+	a.metrics.addProxy(a.proxy.handler.Counters())
 	return nil
 }
 
@@ -222,51 +246,80 @@ func (a *agent) mountWay(ctx context.Context) (erofs.Way, error) {
 	return found.Way, nil
 }
 
-// listen opens the sockets of the agent's own services, and returns what serves each.
-func (a *agent) listen(stop *closers) (services []func(context.Context) error, err error) {
-	add := func(l net.Listener, err error, do func(context.Context, net.Listener) error) error {
+// services are what serves the open sockets of an agent.
+type services struct {
+	stop *closers
+	run  []func(context.Context) error
+}
+
+// add takes over a listener, or says why there is none.
+func (s *services) add(l net.Listener, err error, do func(context.Context, net.Listener) error) error {
+	if err != nil {
+		return err
+	}
+	s.stop.add(func() error { l.Close(); return nil }) // served or not
+	s.run = append(s.run, func(ctx context.Context) error { return do(ctx, l) })
+	return nil
+}
+
+// listenPublic opens the TCP sockets.
+func (a *agent) listenPublic(s *services) (err error) {
+	if a.cfg.Admin != "" {
+		l, err := net.Listen("tcp", a.cfg.Admin)
+		err = s.add(l, err, func(ctx context.Context, l net.Listener) error { return serve(ctx, l, a.observability()) })
 		if err != nil {
 			return err
 		}
-		stop.add(func() error { l.Close(); return nil }) // served or not
-		services = append(services, func(ctx context.Context) error { return do(ctx, l) })
-		return nil
 	}
+	if a.proxy != nil {
+		l, err := net.Listen("tcp", a.cfg.Proxy.Listen)
+		return s.add(l, err, func(ctx context.Context, l net.Listener) error { return a.proxy.serve(ctx, l, a.cfg.Log) })
+	}
+	return nil
+}
+
+// listen opens all sockets of the agent's own services.
+func (a *agent) listen(s *services) error {
 	admin, err := listenUnix(a.cfg.AdminSocket())
-	err = add(admin, err, func(ctx context.Context, l net.Listener) error { return serve(ctx, l, a.control(a.observability())) })
-	if err == nil && a.cfg.Admin != "" {
-		var public net.Listener
-		public, err = net.Listen("tcp", a.cfg.Admin)
-		err = add(public, err, func(ctx context.Context, l net.Listener) error { return serve(ctx, l, a.observability()) })
+	err = s.add(admin, err, func(ctx context.Context, l net.Listener) error { return serve(ctx, l, a.control(a.observability())) })
+	if err == nil {
+		err = a.listenPublic(s)
 	}
 	if err == nil && a.cfg.CRI != "" {
 		var cri net.Listener
 		cri, err = listenUnix(a.cfg.CRISocket())
-		err = add(cri, err, func(ctx context.Context, l net.Listener) error {
+		err = s.add(cri, err, func(ctx context.Context, l net.Listener) error {
 			return serveCRI(ctx, l, a.cfg.CRI, a.registry.SetCredentials)
 		})
 	}
-	return services, err
+	return err
 }
 
-func (a *agent) serve(ctx context.Context) (err error) {
+func (a *agent) serve(ctx context.Context) error {
+	also := []func(context.Context) error{
+		func(ctx context.Context) error { return a.snaps.Serve(ctx, a.cfg.Socket()) },
+		func(ctx context.Context) error { a.images.endStartups(ctx); return nil },
+	}
+	if a.cluster != nil {
+		also = append(also, a.cluster.run)
+	}
+	return a.serveAll(ctx, a.listen, also...)
+}
+
+// serveAll serves what listen opens, and runs the others, until ctx ends or one of them fails.
+func (a *agent) serveAll(ctx context.Context, listen func(*services) error, others ...func(context.Context) error) (err error) {
 	var stop closers
 	defer func() { err = errors.Join(err, stop.close()) }()
-	services, err := a.listen(&stop)
-	if err != nil {
+	s := &services{stop: &stop}
+	if err := listen(s); err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	for _, s := range services {
-		g.Go(func() error { return s(ctx) })
-	}
-	g.Go(func() error { return a.snaps.Serve(ctx, a.cfg.Socket()) })
-	g.Go(func() error { a.images.endStartups(ctx); return nil })
-	if a.cluster != nil {
-		g.Go(func() error { return a.cluster.run(ctx) })
+	for _, run := range append(s.run, others...) {
+		g.Go(func() error { return run(ctx) })
 	}
 	a.ready.Store(true)
-	a.cfg.Log.Info("agent is ready", "snapshotter", a.cfg.Socket(), "admin", a.cfg.Admin)
+	a.cfg.Log.Info("agent is ready", "snapshotter", a.cfg.Socket(), "admin", a.cfg.Admin, "proxy", a.cfg.Proxy.Listen)
 	return g.Wait()
 }
 

@@ -72,6 +72,9 @@ type Config struct {
 	// TreeIdle is how long the agent goes on feeding others with an image that it does not use itself. Default 10m.
 	TreeIdle Duration `toml:"tree_idle"`
 
+	// Proxy are the settings of the registry proxy.
+	Proxy ProxyConfig `toml:"proxy"`
+
 	// Log receives the agent's log lines. Default: discarded.
 	Log *slog.Logger `toml:"-"`
 }
@@ -82,6 +85,11 @@ type RegistryConfig struct {
 	PlainHTTP bool `toml:"plain_http"`
 	// CA is a PEM file with certificates trusted for this host beside the system's.
 	CA string `toml:"ca"`
+	// ClientCert and ClientKey are PEM files of the certificate that this host is shown. Default: none.
+	ClientCert string `toml:"client_cert"`
+	ClientKey  string `toml:"client_key"`
+	// Mirrors are hosts that the proxy asks before this one, in their order. They get no credentials of clients. Default: none.
+	Mirrors []string `toml:"mirrors"`
 }
 
 // Default returns the configuration that an empty file means.
@@ -90,6 +98,7 @@ func Default() Config {
 		Root: "/var/lib/xylem", State: "/run/xylem", Admin: "127.0.0.1:9750", CacheBudget: 40 << 30, MountWay: "auto",
 		ReadTimeout: Duration{30 * time.Second}, ReadAhead: blockfmt.BlockSize, Connections: 8, Prefetch: true, BackgroundFetch: 512 << 20, Convert: "off",
 		Listen: netip.AddrPortFrom(netip.IPv4Unspecified(), 9752), TreeIdle: Duration{10 * time.Minute},
+		Proxy: defaultProxy(),
 	}
 }
 
@@ -121,7 +130,7 @@ func (c *Config) validate() error {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return nil
+	return c.Proxy.validate()
 }
 
 // Duration is a time.Duration that is written as "1m30s".

@@ -93,7 +93,7 @@ func (c *converter) convert(ctx context.Context, j job) error {
 
 func (c *converter) registry(host string) (convert.Registry, error) {
 	rc := c.registries[host]
-	pool, err := certPool(map[string]RegistryConfig{host: rc})
+	pool, err := certPool(host, rc)
 	if err != nil || pool == nil {
 		return convert.Registry{PlainHTTP: rc.PlainHTTP}, err
 	}

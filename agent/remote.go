@@ -15,14 +15,12 @@ import (
 
 	"github.com/xylem-project/xylem/agent/registry"
 	"github.com/xylem-project/xylem/blockfmt"
+	"github.com/xylem-project/xylem/registryproxy"
 )
 
 func newRegistry(cfg Config) (*registry.Client, error) {
-	pool, err := certPool(cfg.Registries)
-	if err != nil {
-		return nil, err
-	}
-	rc := registry.Config{Timeout: cfg.ReadTimeout.Duration, MaxConns: cfg.Connections, RootCAs: pool, Logger: cfg.Log}
+	rc := registry.Config{Timeout: cfg.ReadTimeout.Duration, MaxConns: cfg.Connections, MaxStreams: cfg.Connections,
+		MayDial: registryproxy.MayBeRegistry, Hosts: map[string]registry.HostConfig{}, Logger: cfg.Log}
 	for host, r := range cfg.Registries {
 		if r.PlainHTTP {
 			rc.PlainHTTP = append(rc.PlainHTTP, host)
@@ -30,28 +28,39 @@ func newRegistry(cfg Config) (*registry.Client, error) {
 		if r.CA != "" {
 			rc.TLS = append(rc.TLS, host)
 		}
+		pool, err := certPool(host, r)
+		if err != nil {
+			return nil, err
+		}
+		certificates, err := clientCertificates(host, r)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range r.Mirrors {
+			if _, err := registryproxy.ParseHost(m); err != nil {
+				return nil, fmt.Errorf("mirrors of registry %s: %w", host, err)
+			}
+		}
+		rc.Hosts[host] = registry.HostConfig{RootCAs: pool, Certificates: certificates, Mirrors: r.Mirrors}
 	}
 	return registry.New(rc), nil
 }
 
-// certPool returns the system's certificates and those configured for registries, nil if none are configured.
-func certPool(registries map[string]RegistryConfig) (pool *x509.CertPool, err error) {
-	for host, r := range registries {
-		if r.CA == "" {
-			continue
-		}
-		if pool == nil {
-			if pool, err = x509.SystemCertPool(); err != nil {
-				return nil, err
-			}
-		}
-		text, err := os.ReadFile(r.CA)
-		if err != nil {
-			return nil, fmt.Errorf("certificates of registry %s: %w", host, err)
-		}
-		if !pool.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("certificates of registry %s: no PEM certificate in %s", host, r.CA)
-		}
+// certPool returns the system's certificates and the one configured for a registry, nil if there is none.
+func certPool(host string, r RegistryConfig) (*x509.CertPool, error) {
+	if r.CA == "" {
+		return nil, nil
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(r.CA)
+	if err != nil {
+		return nil, fmt.Errorf("certificates of registry %s: %w", host, err)
+	}
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("certificates of registry %s: no PEM certificate in %s", host, r.CA)
 	}
 	return pool, nil
 }

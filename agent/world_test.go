@@ -118,6 +118,7 @@ func testConfig(t *testing.T) Config {
 	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	cfg := Default()
 	cfg.Root, cfg.State, cfg.Admin, cfg.MountWay = filepath.Join(dir, "root"), filepath.Join(dir, "run"), "", "file"
+	cfg.Proxy.Listen = ""
 	cfg.ReadTimeout, cfg.BackgroundFetch = Duration{5 * time.Second}, 0 // so that requests can be counted
 	return cfg
 }

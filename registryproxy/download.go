@@ -13,7 +13,7 @@ import (
 // download is one blob on its way to this node: the file it arrives in, and who waits for what of it. It is the Sink of its
 // Source.
 type download struct {
-	blob  Blob
+	blob Blob
 	file File
 
 	hashing sync.Mutex // guards hash and prefix: taken before mu

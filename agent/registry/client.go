@@ -90,9 +90,9 @@ func setDefault[T comparable](field *T, value T) {
 
 // Client reads from any number of registries. Safe for concurrent use. Close it when done.
 type Client struct {
-	cfg    Config
-	routes *routes
-	http   *http.Client
+	cfg       Config
+	routes    *routes
+	http      *http.Client
 	auth      *authorizer
 	redirects memory // of blobs to storage, by repository and digest
 	noAPI     memory // hosts without the referrers API

@@ -18,6 +18,7 @@ func newAgent(a *app) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&overrides.Admin, "admin", defaults.Admin, "TCP `address` of /metrics, /livez, /readyz and /debug; empty for none")
+	flags.StringVar(&overrides.Proxy.Listen, "proxy", defaults.Proxy.Listen, "TCP `address` of the registry proxy, on loopback; empty for none")
 	flags.TextVar(&overrides.CacheBudget, "cache-budget", defaults.CacheBudget, "disk `space` for blocks and decompressed data")
 	flags.StringVar(&overrides.MountWay, "mount-way", defaults.MountWay, "how to mount: auto, file, loop or tree")
 	flags.StringArrayVar(&overrides.Schedulers, "scheduler", nil, "`URL` of a scheduler of the cluster, as https://10.0.0.1:9760; may be repeated")
@@ -29,6 +30,7 @@ func newAgent(a *app) *cobra.Command {
 		config := a.config
 		for name, override := range map[string]func(){
 			"admin":           func() { config.Admin = overrides.Admin },
+			"proxy":           func() { config.Proxy.Listen = overrides.Proxy.Listen },
 			"cache-budget":    func() { config.CacheBudget = overrides.CacheBudget },
 			"mount-way":       func() { config.MountWay = overrides.MountWay },
 			"scheduler":       func() { config.Schedulers = overrides.Schedulers },

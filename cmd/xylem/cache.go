@@ -19,9 +19,13 @@ func newCacheList(a *app) *cobra.Command {
 			return err
 		}
 		return output.print(a.out, blobs, func(w io.Writer) {
-			row(w, "BLOB", "SIZE", "HERE", "COMPLETE", "IN USE")
+			row(w, "BLOB", "KIND", "SIZE", "HERE", "COMPLETE", "IN USE")
 			for _, b := range blobs {
-				row(w, shortDigest(b.Blob), bytesText(b.Size), bytesText(b.Valid), b.Complete, b.Open)
+				kind := "block image"
+				if b.Plain {
+					kind = "plain"
+				}
+				row(w, shortDigest(b.Blob), kind, bytesText(b.Size), bytesText(b.Valid), b.Complete, b.Open)
 			}
 		})
 	}
@@ -61,6 +65,7 @@ func newCacheScrub(a *app) *cobra.Command {
 			row(w, "", "VERIFIED", "DAMAGED")
 			row(w, "compressed blocks", result.Blocks, result.BadBlocks)
 			row(w, "decompressed blocks", result.Data, result.BadData)
+			row(w, "plain blobs and manifests", result.Plain, result.BadPlain)
 		})
 	}
 	return cmd

@@ -110,12 +110,22 @@ func configRows(t *testing.T, config any) (rows []string) {
 	if err := toml.Unmarshal(text, &defaults); err != nil {
 		t.Fatal(err)
 	}
-	for field := range reflect.TypeOf(config).Fields() {
+	return append(rows, rowsOf(t, "", reflect.TypeOf(config), defaults)...)
+}
+
+// rowsOf returns the rows of a struct's keys; those of a section begin with its name.
+func rowsOf(t *testing.T, section string, config reflect.Type, defaults map[string]any) (rows []string) {
+	t.Helper()
+	for field := range config.Fields() {
 		key := field.Tag.Get("toml")
 		if key == "-" {
 			continue
 		}
-		row := "| `" + key + "` | "
+		if inner, ok := defaults[key].(map[string]any); ok && field.Type.Kind() == reflect.Struct {
+			rows = append(rows, rowsOf(t, section+key+".", field.Type, inner)...)
+			continue
+		}
+		row := "| `" + section + key + "` | "
 		if v, ok := defaults[key]; ok && reflect.TypeOf(v).Kind() != reflect.Slice && reflect.TypeOf(v).Kind() != reflect.Map {
 			one, err := toml.Marshal(map[string]any{key: v})
 			if err != nil {

@@ -111,7 +111,7 @@ func (n *node) startAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stderr.Close()
-	cmd := xylem(context.Background(), t, n.args("agent", "--admin", "")...)
+	cmd := xylem(context.Background(), t, n.args("agent", "--admin", "", "--proxy", "")...)
 	cmd.Stderr = stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := cmd.Start(); err != nil {

@@ -122,7 +122,7 @@ func (n *Node) ConfigFile() string { return filepath.Join(n.dir, "agent.toml") }
 
 // startAgent runs `xylem agent` until its snapshotter answers.
 func (n *Node) startAgent(ctx context.Context) error {
-	config := fmt.Sprintf("root = %q\nstate = %q\nadmin = \"\"\ntrusted_keys = [%q]\n%s\n%s", n.Root(), n.State(), n.lab.publicKey(),
+	config := fmt.Sprintf("root = %q\nstate = %q\nadmin = \"\"\nproxy.listen = \"\"\ntrusted_keys = [%q]\n%s\n%s", n.Root(), n.State(), n.lab.publicKey(),
 		n.cfg.AgentConfig, n.lab.registryConfig())
 	if err := os.WriteFile(n.ConfigFile(), []byte(config), 0o600); err != nil {
 		return err
