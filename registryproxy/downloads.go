@@ -19,6 +19,9 @@ import (
 // abandoned is how long the beginning of a blob that could not be had is kept for the next one who asks.
 const abandoned = 10 * time.Minute
 
+// distrusted is how long a mirror that gave wrong bytes of a blob is not asked for it.
+const distrusted = 10 * time.Minute
+
 // Downloads is Blobs on disk: each blob is fetched once, however many clients read it, and goes on to be fetched when they go
 // away. Safe for concurrent use. Close it when done.
 type Downloads struct {
@@ -31,7 +34,8 @@ type Downloads struct {
 
 	mu     sync.Mutex // guards what follows; taken before a download's
 	open   map[digest.Digest]*download
-	timers map[*download]*time.Timer // of those that nobody runs
+	bad    facts[digest.Digest, []string] // mirrors that gave wrong bytes of a blob
+	timers map[*download]*time.Timer      // of those that nobody runs
 	closed bool
 }
 
@@ -84,7 +88,11 @@ func (s *Downloads) Open(_ context.Context, b Blob) (Content, error) {
 	if !errors.Is(err, blockfmt.ErrNotFound) {
 		s.log.Warn("kept blob cannot be opened, it is fetched again", "blob", b.Digest, "error", err)
 	}
-	return s.create(b, nil)
+	var avoid []string
+	if bad, ok := s.bad.get(b.Digest); ok && bad.age() < distrusted {
+		avoid = bad.value
+	}
+	return s.create(b, avoid)
 }
 
 // create begins a download; mu is held.
@@ -159,11 +167,16 @@ func (s *Downloads) again(d *download, from, avoid []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.removeLocked(d)
-	if s.closed || !slices.ContainsFunc(from, func(f string) bool { return !slices.Contains(avoid, f) }) {
+	ways := d.fetch(nil).Ways
+	fresh := slices.ContainsFunc(from, func(f string) bool { return !slices.Contains(avoid, f) })
+	avoid = slices.Concat(avoid, from)
+	s.bad.set(d.blob.Digest, slices.DeleteFunc(slices.Clone(avoid), func(a string) bool {
+		return slices.ContainsFunc(ways, func(w Blob) bool { return w.Host == a }) // the registry may be put right
+	}))
+	if s.closed || !fresh {
 		return
 	}
-	ways := d.fetch(nil).Ways
-	content, err := s.create(ways[0], slices.Concat(avoid, from))
+	content, err := s.create(ways[0], avoid)
 	if err != nil {
 		s.warn(d, err)
 		return
