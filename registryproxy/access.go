@@ -47,8 +47,16 @@ type access struct {
 
 	grants  facts[grantKey, struct{}]
 	members facts[memberKey, member]
+	down    facts[string, struct{}] // hosts that did not answer
 	flight  singleflight.Group
 }
+
+const (
+	// downFor is how long a registry that did not answer is not asked again for what is at hand.
+	downFor = 10 * time.Second
+	// patience is how long a registry is waited for where there is an answer at hand.
+	patience = 3 * time.Second
+)
 
 func newAccess(cfg Config) *access {
 	key := make([]byte, sha256.Size)
@@ -93,11 +101,37 @@ func (a *access) stat(ctx context.Context, t target, d digest.Digest) (member, e
 	if known && a.granted(t, a.ttl) {
 		return m.value, nil
 	}
-	fresh, err := a.ask(ctx, t, d)
-	if known && errors.Is(err, blockfmt.ErrTransient) && a.granted(t, a.ttl+a.offline) {
+	stale := known && a.granted(t, a.ttl+a.offline)
+	fresh := m.value
+	err := a.unlessDown(ctx, t.host, stale, func(ctx context.Context) (err error) {
+		fresh, err = a.ask(ctx, t, d)
+		return err
+	})
+	if stale && errors.Is(err, blockfmt.ErrTransient) {
 		return m.value, nil
 	}
 	return fresh, err
+}
+
+// unlessDown has a registry asked. Where there is an answer at hand that is good enough if the registry is down, it is not waited
+// for long, and not asked if it was down a moment ago: that is ErrTransient.
+func (a *access) unlessDown(ctx context.Context, host string, stale bool, ask func(context.Context) error) error {
+	if stale {
+		if d, ok := a.down.get(host); ok && d.age() < downFor {
+			return fmt.Errorf("%s did not answer: %w", host, blockfmt.ErrTransient)
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, patience, fmt.Errorf("%s does not answer within %v: %w", host, patience, blockfmt.ErrTransient))
+		defer cancel()
+	}
+	err := ask(ctx)
+	switch {
+	case errors.Is(err, blockfmt.ErrTransient):
+		a.down.set(host, struct{}{})
+	case err == nil:
+		a.down.remove(host)
+	}
+	return err
 }
 
 // ask has the registry look whether the client may have the thing; clients with the same question share the answer.
@@ -145,6 +179,6 @@ func share(ctx context.Context, g *singleflight.Group, key string, do func(conte
 	case r := <-done:
 		return r.Val, r.Err
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, context.Cause(ctx)
 	}
 }

@@ -79,13 +79,18 @@ func (p *Proxy) resolve(ctx context.Context, t target) (digest.Digest, error) {
 		return known.value, nil
 	}
 	credential := p.access.hash(t.authorization)
-	v, err := share(ctx, &p.flight, "tag "+strings.Join([]string{t.host, t.repo, t.ref, key.accept, string(credential[:])}, " "),
-		func(ctx context.Context) (any, error) { return p.resolveUpstream(ctx, t) })
-	if err == nil {
-		p.tags.set(key, v.(digest.Digest))
-		return v.(digest.Digest), nil
-	}
 	stale := ok && known.age() < p.cfg.TagTTL+p.cfg.OfflineFor && p.access.granted(t, p.cfg.GrantTTL+p.cfg.OfflineFor)
+	var d digest.Digest
+	err := p.access.unlessDown(ctx, t.host, stale, func(ctx context.Context) error {
+		v, err := share(ctx, &p.flight, "tag "+strings.Join([]string{t.host, t.repo, t.ref, key.accept, string(credential[:])}, " "),
+			func(ctx context.Context) (any, error) { return p.resolveUpstream(ctx, t) })
+		d, _ = v.(digest.Digest)
+		return err
+	})
+	if err == nil {
+		p.tags.set(key, d)
+		return d, nil
+	}
 	if stale && errors.Is(err, blockfmt.ErrTransient) {
 		p.cfg.Log.Info("registry does not answer, the tag is believed to be as it was", "registry", t.host, "repository", t.repo, "tag", t.ref, "age", known.age())
 		return known.value, nil

@@ -39,7 +39,9 @@ func (h inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
 	if served.Body == nil {
 		served.Body = http.NoBody
 	}
+	done := make(chan struct{})
 	go func() {
+		defer close(done)
 		defer cancel()
 		defer func() {
 			if e := recover(); e != nil {
@@ -57,7 +59,7 @@ func (h inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
 	case <-req.Context().Done():
 		return nil, req.Context().Err()
 	}
-	resp := &http.Response{StatusCode: w.status, Header: w.sent, Body: &pipeBody{pr, cancel, stop}, Request: req, ContentLength: -1, ProtoMajor: 1, ProtoMinor: 1}
+	resp := &http.Response{StatusCode: w.status, Header: w.sent, Body: &pipeBody{pr, cancel, stop, done}, Request: req, ContentLength: -1, ProtoMajor: 1, ProtoMinor: 1}
 	if _, err := fmt.Sscan(w.sent.Get("Content-Length"), &resp.ContentLength); err != nil {
 		resp.ContentLength = -1
 	}
@@ -90,12 +92,15 @@ type pipeBody struct {
 	*io.PipeReader
 	cancel context.CancelFunc
 	stop   func() bool
+	done   chan struct{} // the handler has returned
 }
 
 func (b *pipeBody) Close() error {
 	b.stop()
 	b.cancel()
-	return b.PipeReader.Close()
+	err := b.PipeReader.Close()
+	<-b.done
+	return err
 }
 
 // upstreams are registries and mirrors by name. It is what the agent's registry client is to the proxy, in small.

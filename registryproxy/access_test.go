@@ -1,0 +1,298 @@
+package registryproxy_test
+
+import (
+	"bytes"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/xylem-project/xylem/registryproxy"
+)
+
+const challenge = `Bearer realm="https://auth.example/token",service="registry.example",scope="repository:some/image:pull"`
+
+// guarded is a registry that answers nobody without one of the tokens, and can be down.
+type guarded struct {
+	http.Handler
+	tokens atomic.Pointer[[]string] // per repository: "some/image Bearer a"
+	down   atomic.Bool
+}
+
+func (g *guarded) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if g.down.Load() {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	for _, token := range *g.tokens.Load() {
+		repo, auth, _ := strings.Cut(token, " ")
+		if strings.HasPrefix(r.URL.Path, "/v2/"+repo+"/") && r.Header.Get("Authorization") == auth {
+			if repo == "other/image" { // go-containerregistry's has all blobs in all repositories
+				w.WriteHeader(http.StatusNotFound)
+				return
+			}
+			g.Handler.ServeHTTP(w, r)
+			return
+		}
+	}
+	w.Header().Set("WWW-Authenticate", challenge)
+	w.WriteHeader(http.StatusUnauthorized)
+	_, _ = w.Write([]byte(`{"errors":[{"code":"UNAUTHORIZED","message":"authentication required","detail":[{"Name":"some/image"}]}]}`))
+}
+
+func (g *guarded) let(tokens ...string) { g.tokens.Store(&tokens) }
+
+// newGuarded returns a world with the usual content behind tokens.
+func newGuarded(t *testing.T, change ...func(*registryproxy.Config)) (*world, *guarded, content) {
+	t.Helper()
+	w := newWorld(t, change...)
+	h := memoryRegistry()
+	c := fill(t, h, true)
+	g := &guarded{Handler: h}
+	g.let()
+	w.up.set(host, g)
+	return w, g, c
+}
+
+// things are what a client can ask for of the content, by digest and tag.
+func things(c content) map[string][]byte {
+	return map[string][]byte{
+		"/v2/some/image/blobs/" + c.blobDigest.String() + "?ns=" + host: c.blob,
+		"/v2/some/image/manifests/" + c.image.String() + "?ns=" + host:  c.manifest,
+		"/v2/some/image/manifests/v1?ns=" + host:                        c.manifest,
+	}
+}
+
+// TestChallengesReachTheClient: the registry's 401 comes through as it is, so that the client can log in by itself.
+func TestChallengesReachTheClient(t *testing.T) {
+	w, _, c := newGuarded(t)
+	for path := range things(c) {
+		for _, method := range []string{http.MethodGet, http.MethodHead} {
+			r := w.do(method, path)
+			if r.status != 401 || r.header.Get("WWW-Authenticate") != challenge {
+				t.Errorf("%s %s: status %d, challenge %q", method, path, r.status, r.header.Get("WWW-Authenticate"))
+			}
+			if r.header.Get("Docker-Content-Digest") != "" || r.header.Get("Etag") != "" {
+				t.Errorf("%s %s: a refusal with headers of the content: %v", method, path, r.header)
+			}
+		}
+	}
+	if r := w.get("/v2/?ns=" + host); r.status != 401 || r.header.Get("WWW-Authenticate") != challenge {
+		t.Errorf("base: status %d, challenge %q", r.status, r.header.Get("WWW-Authenticate"))
+	}
+	if r := w.get("/v2/some/image/tags/list?ns=" + host); r.status != 401 || !bytes.Contains(r.body, []byte(`"detail":[{"Name":"some/image"}]`)) {
+		t.Errorf("tags: status %d: %s", r.status, r.body)
+	}
+}
+
+// TestNobodyReadsWhatSomebodyElsePulled: what is kept is given to those whom the registry accepts, for that repository.
+func TestNobodyReadsWhatSomebodyElsePulled(t *testing.T) {
+	w, g, c := newGuarded(t)
+	g.let("some/image Bearer alice", "other/image Bearer bob")
+	for path, want := range things(c) {
+		if r := w.get(path, "Authorization: Bearer alice"); r.status != 200 || !bytes.Equal(r.body, want) {
+			t.Fatalf("alice: status %d", r.status)
+		}
+	}
+	for path := range things(c) {
+		for _, method := range []string{http.MethodGet, http.MethodHead} {
+			for _, auth := range []string{"", "Bearer bob", "Bearer alic", "bearer alice", "Basic Ym9iOng="} {
+				if r := w.do(method, path, "Authorization: "+auth); r.status != 401 {
+					t.Errorf("%q: %s %s: status %d", auth, method, path, r.status)
+				}
+			}
+			elsewhere := strings.Replace(path, "/some/", "/other/", 1)
+			if r := w.do(method, elsewhere, "Authorization: Bearer bob"); r.status != 404 {
+				t.Errorf("bob, from his own repository: %s %s: status %d, want 404", method, elsewhere, r.status)
+			}
+			if r := w.do(method, strings.Replace(path, host, "other.example", 1), "Authorization: Bearer alice"); r.status != 503 {
+				t.Errorf("alice, from a registry that is not there: status %d", r.status)
+			}
+		}
+	}
+	if strings.Contains(w.logs.String(), "alice") || strings.Contains(w.logs.String(), "Ym9i") {
+		t.Errorf("credentials in the log: %s", w.logs)
+	}
+}
+
+// TestGrantsExpire: a registry is asked again after GrantTTL, and not before; what it takes back is gone.
+func TestGrantsExpire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, g, c := newGuarded(t, func(c *registryproxy.Config) { c.GrantTTL, c.TagTTL = time.Minute, time.Minute })
+		g.let("some/image Bearer alice")
+		all := func(want int) {
+			t.Helper()
+			for path := range things(c) {
+				if r := w.get(path, "Authorization: Bearer alice"); r.status != want {
+					t.Errorf("%s: status %d, want %d", path, r.status, want)
+				}
+			}
+		}
+		all(200)
+		before := len(w.up.requests())
+		g.let()
+		time.Sleep(59 * time.Second)
+		all(200)
+		if n := len(w.up.requests()) - before; n != 0 {
+			t.Errorf("%d requests within GrantTTL: %q", n, w.up.requests()[before:])
+		}
+		time.Sleep(2 * time.Second)
+		all(401)
+		g.let("some/image Bearer alice")
+		all(200)
+		synctest.Wait()
+	})
+}
+
+// TestOffline: while the registry is down, whom it has accepted goes on to read what is kept, for as long as the policy says.
+func TestOffline(t *testing.T) {
+	for name, test := range map[string]struct {
+		policy, down time.Duration
+		want         int
+	}{
+		"within the policy": {time.Hour, 30 * time.Minute, 200},
+		"after it":          {time.Hour, 62 * time.Minute, 503},
+		"without one":       {0, 2 * time.Minute, 503},
+		"but within TTL":    {0, 5 * time.Second, 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, g, c := newGuarded(t, func(c *registryproxy.Config) {
+					c.GrantTTL, c.TagTTL, c.OfflineFor = time.Minute, time.Minute, test.policy
+				})
+				g.let("some/image Bearer alice")
+				for path := range things(c) {
+					w.get(path, "Authorization: Bearer alice")
+				}
+				synctest.Wait()
+				g.down.Store(true)
+				time.Sleep(test.down)
+				for path, want := range things(c) {
+					r := w.get(path, "Authorization: Bearer alice")
+					if r.status != test.want || (r.status == 200 && !bytes.Equal(r.body, want)) {
+						t.Errorf("%s: status %d, want %d", path, r.status, test.want)
+					}
+					if r := w.get(path, "Authorization: Bearer bob"); r.status != 503 {
+						t.Errorf("%s for somebody else: status %d, want 503", path, r.status)
+					}
+				}
+				if r := w.get("/v2/?ns=" + host); r.status != 200 {
+					t.Errorf("base: status %d", r.status)
+				}
+				if r := w.get("/v2/some/image/manifests/a?ns="+host, "Authorization: Bearer alice"); r.status != 503 {
+					t.Errorf("a tag that was never asked for: status %d", r.status)
+				}
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+// TestOfflineIsSoon: once a registry was found down, clients whose answer is at hand do not wait for it each time.
+func TestOfflineIsSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, g, c := newGuarded(t, func(c *registryproxy.Config) {
+			c.GrantTTL, c.TagTTL, c.OfflineFor = time.Minute, time.Minute, time.Hour
+		})
+		g.let("some/image Bearer alice")
+		for path := range things(c) {
+			w.get(path, "Authorization: Bearer alice")
+		}
+		synctest.Wait()
+		w.up.set(host, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { // packets are lost
+			select {
+			case <-r.Context().Done():
+			case <-time.After(30 * time.Second):
+			}
+			rw.WriteHeader(http.StatusBadGateway)
+		}))
+		time.Sleep(2 * time.Minute)
+		start := time.Now()
+		for range 5 {
+			for path := range things(c) {
+				if r := w.get(path, "Authorization: Bearer alice"); r.status != 200 {
+					t.Errorf("status %d", r.status)
+				}
+			}
+		}
+		if took := time.Since(start); took > 6*time.Second {
+			t.Errorf("15 answers that are at hand took %v", took)
+		}
+		time.Sleep(time.Minute) // for what is under way
+	})
+}
+
+// TestTagsDoNotLeadAstray: a tag that was answered has a manifest, also when the registry loses it the next moment.
+func TestTagsDoNotLeadAstray(t *testing.T) {
+	for _, digestHeader := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			h := memoryRegistry()
+			c := fill(t, h, true)
+			var gone atomic.Bool
+			w.up.set(host, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				if gone.Load() && r.Method == http.MethodGet {
+					rw.WriteHeader(http.StatusNotFound)
+					return
+				}
+				if !digestHeader {
+					rw = &withoutDigest{rw}
+				}
+				h.ServeHTTP(rw, r)
+			}))
+			r := w.do(http.MethodHead, "/v2/some/image/manifests/v1?ns="+host)
+			if r.status != 200 || r.header.Get("Docker-Content-Digest") != c.image.String() {
+				t.Fatalf("tag: status %d, digest %q", r.status, r.header.Get("Docker-Content-Digest"))
+			}
+			gone.Store(true)
+			r = w.get("/v2/some/image/manifests/" + c.image.String() + "?ns=" + host)
+			if r.status != 200 || !bytes.Equal(r.body, c.manifest) || r.header.Get("Content-Type") != ocispec.MediaTypeImageManifest {
+				t.Errorf("its manifest: status %d, %s", r.status, r.body)
+			}
+			gone.Store(false)
+			if r := w.get("/v2/some/image/manifests/v1?ns=" + host); !bytes.Equal(r.body, c.manifest) {
+				t.Errorf("status %d", r.status)
+			}
+			synctest.Wait()
+		})
+	}
+}
+
+// withoutDigest is a registry that does not say what a tag names.
+type withoutDigest struct{ http.ResponseWriter }
+
+func (w *withoutDigest) WriteHeader(status int) {
+	w.Header().Del("Docker-Content-Digest")
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *withoutDigest) Write(p []byte) (int, error) {
+	w.Header().Del("Docker-Content-Digest")
+	return w.ResponseWriter.Write(p)
+}
+
+// TestTagsMove: a tag is looked up again after TagTTL.
+func TestTagsMove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		h := memoryRegistry()
+		c := fill(t, h, true)
+		w.up.set(host, h)
+		get := func() reply { return w.get("/v2/some/image/manifests/v1?ns=" + host) }
+		get()
+		push(t, h, "some/image", "v1", ocispec.MediaTypeImageIndex, c.index)
+		time.Sleep(9 * time.Second)
+		if r := get(); !bytes.Equal(r.body, c.manifest) {
+			t.Error("the tag was looked up within TagTTL")
+		}
+		time.Sleep(2 * time.Second)
+		if r := get(); !bytes.Equal(r.body, c.index) || r.header.Get("Content-Type") != ocispec.MediaTypeImageIndex {
+			t.Error("the tag was not looked up after TagTTL")
+		}
+		synctest.Wait()
+	})
+}
