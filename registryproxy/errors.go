@@ -77,6 +77,9 @@ const maxErrorBody = 16 << 10
 // passOn makes an answer of a registry's error: its status, its words, and what it asks for. It closes the body.
 func passOn(resp *Response, req Request) *answer {
 	defer resp.Body.Close()
+	if resp.Status/100 != 4 {
+		return refuse(http.StatusBadGateway, codeUnavailable, "%s answers %d", req.Host, resp.Status)
+	}
 	a := &answer{status: resp.Status, header: http.Header{}}
 	for _, h := range []string{"WWW-Authenticate", "Retry-After"} {
 		if v := resp.Header.Values(h); len(v) > 0 {

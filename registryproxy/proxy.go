@@ -101,9 +101,13 @@ func (t target) request(method, ref string) Request {
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.counters.Requests.Add(1)
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(p.cfg.WriteTimeout)) // the last one was for the last answer
 	err := p.serve(w, r)
-	if err == nil || r.Context().Err() != nil {
+	if err == nil {
 		return
+	}
+	if r.Context().Err() != nil {
+		panic(http.ErrAbortHandler) // nobody is there; to return would be to answer 200
 	}
 	p.counters.Refused.Add(1)
 	a := answerFor(err)
