@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -120,7 +121,7 @@ func (c *Client) at(host, repo string) (*Repository, error) {
 		return &Repository{client: c, host: host}, nil
 	}
 	resource, err := name.NewRepository(host + "/" + repo)
-	if err != nil || resource.RegistryStr() != host || resource.RepositoryStr() != repo {
+	if err != nil || strings.Contains(repo, "..") || resource.RegistryStr() != host || resource.RepositoryStr() != repo {
 		return nil, fmt.Errorf("repository %.80q of %.80q: %w", repo, host, blockfmt.ErrUnsupported)
 	}
 	return &Repository{client: c, host: host, path: repo, resource: resource}, nil

@@ -33,6 +33,7 @@ type HostConfig struct {
 type routes struct {
 	cfg          Config
 	direct, sent *http.Transport
+	public       func(netip.Addr) bool // whether a registry there may send to public addresses only
 	hosts        map[string]*http.Transport
 
 	mu      sync.Mutex
@@ -40,7 +41,7 @@ type routes struct {
 }
 
 func newRoutes(cfg Config) *routes {
-	g := &routes{cfg: cfg, hosts: map[string]*http.Transport{}, private: map[string]bool{}}
+	g := &routes{cfg: cfg, public: isPublic, hosts: map[string]*http.Transport{}, private: map[string]bool{}}
 	g.direct = newTransport(cfg, HostConfig{}, cfg.MayDial)
 	g.sent = newTransport(cfg, HostConfig{}, func(a netip.Addr) bool { return cfg.MayDial(a) && isPublic(a) })
 	for host, h := range cfg.Hosts {
@@ -117,7 +118,7 @@ func (g *routes) watch(ctx context.Context, registry string) context.Context {
 		addr, err := netip.ParseAddrPort(info.Conn.RemoteAddr().String())
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		if err == nil && !isPublic(addr.Addr().Unmap()) {
+		if err == nil && !g.public(addr.Addr().Unmap()) {
 			g.private[registry] = true
 		} else {
 			delete(g.private, registry)
