@@ -94,6 +94,11 @@ func (d *Daemon) writeConfig() error {
 			return err
 		}
 	}
+	if d.opts.Mirror != "" {
+		if err := d.writeHostsFile("_default", fmt.Sprintf("[host.\"http://%s\"]\n  capabilities = [\"pull\", \"resolve\"]\n", d.opts.Mirror)); err != nil {
+			return err
+		}
+	}
 	text := configV3
 	if d.Major < 2 {
 		text = configV2
@@ -108,11 +113,14 @@ func (d *Daemon) writeConfig() error {
 
 // writeHosts makes the registry at host reachable by plain HTTP.
 func (d *Daemon) writeHosts(host string) error {
-	dir := filepath.Join(d.HostsDir(), host)
+	return d.writeHostsFile(host, fmt.Sprintf("server = \"http://%s\"\n[host.\"http://%s\"]\n  capabilities = [\"pull\", \"resolve\", \"push\"]\n", host, host))
+}
+
+func (d *Daemon) writeHostsFile(name, text string) error {
+	dir := filepath.Join(d.HostsDir(), name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	text := fmt.Sprintf("server = \"http://%s\"\n[host.\"http://%s\"]\n  capabilities = [\"pull\", \"resolve\", \"push\"]\n", host, host)
 	return os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(text), 0o644)
 }
 

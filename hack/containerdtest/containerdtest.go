@@ -33,6 +33,8 @@ type Options struct {
 	Snapshotter string
 	// Registries, as host:port, are reached by plain HTTP.
 	Registries []string
+	// Mirror, as host:port, is asked by plain HTTP for every registry that is not in Registries. Default: none.
+	Mirror string
 	// CRI enables the plugin that kubelets talk to, on the same socket, with the snapshotter "xylem" if there is one.
 	CRI bool
 	// PauseImage of the CRI plugin's sandboxes. Default: containerd's own default.
