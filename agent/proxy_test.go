@@ -310,13 +310,12 @@ func TestContainerdsResolver(t *testing.T) {
 		fmt.Appendf(nil, "[host.\"http://%s\"]\n  capabilities = [\"pull\", \"resolve\"]\n", cfg.Proxy.Listen), 0o600))
 	tr := &http.Transport{}
 	defer tr.CloseIdleConnections()
-	login := docker.NewDockerAuthorizer(docker.WithAuthClient(&http.Client{Transport: tr}), docker.WithAuthCreds(func(string) (string, string, error) { return "alice", "secret", nil }))
 	resolver := docker.NewResolver(docker.ResolverOptions{Hosts: dockerconfig.ConfigureHosts(t.Context(), dockerconfig.HostOptions{
 		HostDir:      dockerconfig.HostDirFromRoot(hosts),
 		UpdateClient: func(c *http.Client) error { c.Transport = tr; return nil },
 		AuthorizerOpts: []docker.AuthorizerOpt{docker.WithAuthClient(&http.Client{Transport: tr}),
 			docker.WithAuthCreds(func(string) (string, string, error) { return "alice", "secret", nil })},
-	}), Authorizer: login})
+	})})
 	_, desc, err := resolver.Resolve(t.Context(), host+"/app:v1")
 	must(t, err)
 	fetcher, err := resolver.Fetcher(t.Context(), host+"/app:v1")

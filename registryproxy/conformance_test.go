@@ -67,12 +67,11 @@ func debianRegistry(t *testing.T) http.Handler {
 
 // content is what the conformance tests find in a registry.
 type content struct {
-	blob             []byte
-	blobDigest       digest.Digest
-	manifest, index  []byte
-	image, list      digest.Digest
-	sbom, signature  digest.Digest // referrers of image
-	otherManifestTag string
+	blob            []byte
+	blobDigest      digest.Digest
+	manifest, index []byte
+	image, list     digest.Digest
+	sbom, signature digest.Digest // referrers of image
 }
 
 func fill(t *testing.T, h http.Handler, referrersAPI bool) content {

@@ -189,7 +189,7 @@ func TestDamagedPlainFiles(t *testing.T) {
 	dir := t.TempDir()
 	c := openCache(t, dir, 1<<20)
 	good, goodDigest := plainBody(1, 100_000)
-	bad, badDigest := plainBody(2, 700_000)
+	bad, _ := plainBody(2, 700_000)
 	manifest, manifestDigest := plainBody(3, 1000)
 	keepPlain(t, c, good)
 	keepPlain(t, c, bad[:300_000]) // under its own name
@@ -208,7 +208,7 @@ func TestDamagedPlainFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	badDigest = digest.FromBytes(bad[:300_000])
+	badDigest := digest.FromBytes(bad[:300_000])
 	damage(filepath.Join(dir, "plain", strings.Replace(badDigest.String(), ":", "-", 1)))
 	damage(filepath.Join(dir, "manifests", strings.Replace(manifestDigest.String(), ":", "-", 1)))
 	if _, _, err := c.Manifest(manifestDigest); !errors.Is(err, blockfmt.ErrNotFound) {
