@@ -126,7 +126,7 @@ func (a *agent) startProxy(stop *closers) (err error) {
 	if a.proxy, err = newProxy(a.cfg, a.cache, a.registry); err != nil {
 		return err
 	}
-	stop.add(a.proxy.downloads.Close)
+	stop.add(a.proxy.close)
 	a.metrics.addProxy(a.proxy.handler.Counters())
 	return nil
 }
@@ -273,7 +273,7 @@ func (a *agent) listenPublic(s *services) (err error) {
 	}
 	if a.proxy != nil {
 		l, err := net.Listen("tcp", a.cfg.Proxy.Listen)
-		return s.add(l, err, func(ctx context.Context, l net.Listener) error { return a.proxy.serve(ctx, l, a.cfg.Log) })
+		return s.add(l, err, func(ctx context.Context, l net.Listener) error { return a.proxy.serve(ctx, l) })
 	}
 	return nil
 }
@@ -303,6 +303,9 @@ func (a *agent) serve(ctx context.Context) error {
 	if a.cluster != nil {
 		also = append(also, a.cluster.run)
 	}
+	if a.proxy != nil {
+		also = append(also, a.proxy.run)
+	}
 	return a.serveAll(ctx, a.listen, also...)
 }
 
@@ -319,7 +322,11 @@ func (a *agent) serveAll(ctx context.Context, listen func(*services) error, othe
 		g.Go(func() error { return run(ctx) })
 	}
 	a.ready.Store(true)
-	a.cfg.Log.Info("agent is ready", "snapshotter", a.cfg.Socket(), "admin", a.cfg.Admin, "proxy", a.cfg.Proxy.Listen)
+	if a.snaps == nil {
+		a.cfg.Log.Info("proxy is ready", "proxy", a.cfg.Proxy.Listen, "admin", a.cfg.Admin)
+	} else {
+		a.cfg.Log.Info("agent is ready", "snapshotter", a.cfg.Socket(), "admin", a.cfg.Admin, "proxy", a.cfg.Proxy.Listen)
+	}
 	return g.Wait()
 }
 

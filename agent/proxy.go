@@ -5,11 +5,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -66,6 +68,8 @@ func (c ProxyConfig) validate() error {
 type proxy struct {
 	handler   *registryproxy.Proxy
 	downloads *registryproxy.Downloads
+	memory    string // file of what it knows from registries
+	log       *slog.Logger
 }
 
 func newProxy(cfg Config, c *cache.Cache, client *registry.Client) (*proxy, error) {
@@ -78,14 +82,60 @@ func newProxy(cfg Config, c *cache.Cache, client *registry.Client) (*proxy, erro
 	if err != nil {
 		return nil, errors.Join(err, downloads.Close())
 	}
-	return &proxy{handler, downloads}, nil
+	p := &proxy{handler: handler, downloads: downloads, memory: filepath.Join(cfg.Root, "proxy.json"), log: cfg.Log}
+	p.recall()
+	return p, nil
 }
 
+// rememberEvery is how often it is written down what the proxy knows from registries.
+const rememberEvery = time.Minute
+
+// recall takes up what an earlier proxy wrote down. Without that the registries are asked again.
+func (p *proxy) recall() {
+	text, err := os.ReadFile(p.memory)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err == nil {
+		err = p.handler.Recall(text)
+	}
+	if err != nil {
+		p.log.Warn("registries are asked again for everything", "error", err)
+	}
+}
+
+func (p *proxy) remember() {
+	text, err := p.handler.Remember()
+	if err == nil {
+		err = writeBytes(p.memory, text)
+	}
+	if err != nil {
+		p.log.Warn("what the proxy knows from registries is not kept", "error", err)
+	}
+}
+
+// run writes down what the proxy knows, until ctx ends.
+func (p *proxy) run(ctx context.Context) error {
+	defer p.remember()
+	ticker := time.NewTicker(rememberEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			p.remember()
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (p *proxy) close() error { return errors.Join(p.handler.Close(), p.downloads.Close()) }
+
 // serve serves clients on l until ctx ends. Clients have bounded time for their requests, and the handler bounds that for answers.
-func (p *proxy) serve(ctx context.Context, l net.Listener, log *slog.Logger) error {
+func (p *proxy) serve(ctx context.Context, l net.Listener) error {
 	return serveWith(ctx, l, &http.Server{
 		Handler: p.handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 	})
 }
 
@@ -106,7 +156,7 @@ func RunProxy(ctx context.Context, cfg Config) (err error) {
 	if err := a.startProxy(&stop); err != nil {
 		return err
 	}
-	return a.serveAll(ctx, a.listenPublic)
+	return a.serveAll(ctx, a.listenPublic, a.proxy.run)
 }
 
 // upstream is the node's registry client, as the proxy wants it.
@@ -118,7 +168,7 @@ type upstream struct {
 // Do implements registryproxy.Upstream.
 func (u upstream) Do(ctx context.Context, req registryproxy.Request) (*registryproxy.Response, error) {
 	call := registry.Call{Method: req.Method, Host: req.Host, Repo: req.Repo, Kind: req.Kind, Ref: req.Ref, Query: req.Query,
-		Header: http.Header{}, Authorization: req.Authorization, Own: u.own, Avoid: req.Avoid}
+		Header: http.Header{}, Authorization: req.Authorization, Own: u.own && !req.Anonymous, Anonymous: req.Anonymous, Avoid: req.Avoid}
 	if len(req.Accept) > 0 {
 		call.Header["Accept"] = req.Accept
 	}

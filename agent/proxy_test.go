@@ -434,3 +434,36 @@ func TestProxyMetrics(t *testing.T) {
 		}
 	}
 }
+
+// TestProxyRemembersOverRestarts: a machine that starts while the registry is down uses what it has, for those who could read it.
+func TestProxyRemembersOverRestarts(t *testing.T) {
+	w := newWorld(t, twoLayers())
+	want, err := pullAll(t, w.ref)
+	must(t, err)
+	cfg := proxyConfig(t, w.url)
+	cfg.Proxy.TagTTL, cfg.Proxy.GrantTTL, cfg.ReadTimeout = Duration{time.Nanosecond}, Duration{time.Nanosecond}, Duration{time.Second}
+	ref := cfg.Proxy.Listen + "/app:v1"
+	n := startNode(t, cfg)
+	if got, err := pullAll(t, ref); err != nil || got != want {
+		t.Fatalf("%v, %v", got, err)
+	}
+	must(t, n.stop())
+	w.fail(func(rw http.ResponseWriter, _ *http.Request) bool {
+		rw.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	})
+	for _, damaged := range []bool{false, true} {
+		if damaged {
+			must(t, os.WriteFile(filepath.Join(cfg.Root, "proxy.json"), []byte("{"), 0o600))
+		}
+		n = startNode(t, cfg)
+		got, err := pullAll(t, ref, remote.WithRetryPredicate(func(error) bool { return false }), remote.WithRetryStatusCodes())
+		if ok := err == nil && got == want; ok == damaged {
+			t.Errorf("damaged %v: %v, %v", damaged, got, err)
+		}
+		must(t, n.stop())
+	}
+	if info, err := os.Stat(filepath.Join(cfg.Root, "proxy.json")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -22,32 +23,36 @@ type credential [sha256.Size]byte
 
 // grantKey: the registry accepted these credentials for this repository.
 type grantKey struct {
-	host, repo string
-	credential credential
+	Host, Repo string
+	Credential credential
 }
 
 // memberKey: the repository has a manifest or blob.
 type memberKey struct {
-	host, repo, kind string
-	digest           digest.Digest
+	Host, Repo, Kind string
+	Digest           digest.Digest
 }
 
 // member is what is known of a manifest or blob in a repository.
 type member struct {
-	mediaType string
-	size      int64
+	MediaType string
+	Size      int64
 }
 
 // access knows who may read what, from what registries answered.
 type access struct {
 	up      Upstream
-	ttl     time.Duration // of a grant
-	offline time.Duration // more, while the registry does not answer
-	key     []byte        // of the hashes of credentials, made anew by each process
+	ttl     time.Duration   // of a grant
+	offline time.Duration   // more, while the registry does not answer
+	key     []byte          // of the hashes of credentials
+	ctx     context.Context // of what goes on in the background
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
 
 	grants  facts[grantKey, struct{}]
 	members facts[memberKey, member]
 	down    facts[string, struct{}] // hosts that did not answer
+	public  facts[[2]string, bool]  // whether a repository was found to be public, by host and name
 	flight  singleflight.Group
 }
 
@@ -61,7 +66,8 @@ const (
 func newAccess(cfg Config) *access {
 	key := make([]byte, sha256.Size)
 	_, _ = rand.Read(key) // never fails
-	return &access{up: cfg.Upstream, ttl: cfg.GrantTTL, offline: cfg.OfflineFor, key: key}
+	ctx, cancel := context.WithCancel(context.Background())
+	return &access{up: cfg.Upstream, ttl: cfg.GrantTTL, offline: cfg.OfflineFor, key: key, ctx: ctx, cancel: cancel}
 }
 
 // hash returns what is remembered of an Authorization.
@@ -79,12 +85,50 @@ func (a *access) grantKey(t target) grantKey {
 func (a *access) note(t target, kind string, d digest.Digest, m member) {
 	a.grants.set(a.grantKey(t), struct{}{})
 	a.members.set(memberKey{t.host, t.repo, kind, d}, m)
+	if t.authorization != "" {
+		a.lookIfPublic(t, d)
+	}
 }
 
-// granted says whether the client's credentials were accepted for its repository within the time given.
+// granted says whether the client's credentials were accepted for its repository within the time given, or none are needed.
 func (a *access) granted(t target, within time.Duration) bool {
-	g, ok := a.grants.get(a.grantKey(t))
-	return ok && g.age() < within
+	for _, credential := range []credential{a.hash(t.authorization), a.hash("")} {
+		if g, ok := a.grants.get(grantKey{t.host, t.repo, credential}); ok && g.age() < within {
+			return true
+		}
+	}
+	return false
+}
+
+// lookIfPublic finds out, in the background and once in a while, whether the registry gives a repository to everybody. Most
+// registries want a token even of those who have no credentials, and each token is another one: without this, what
+// everybody may read could be read by nobody while the registry is down.
+func (a *access) lookIfPublic(t target, d digest.Digest) {
+	key := [2]string{t.host, t.repo}
+	if known, ok := a.public.get(key); ok && known.age() < a.ttl || a.ctx.Err() != nil {
+		return
+	}
+	a.public.set(key, false)
+	t.authorization = ""
+	a.wg.Go(func() {
+		req := t.request(http.MethodHead, d.String())
+		req.Anonymous = true
+		resp, err := a.up.Do(a.ctx, req)
+		if err != nil {
+			return
+		}
+		_ = resp.Body.Close() // of a HEAD
+		a.public.set(key, resp.Status == http.StatusOK)
+		if resp.Status == http.StatusOK {
+			a.grants.set(a.grantKey(t), struct{}{})
+		}
+	})
+}
+
+// close ends what goes on in the background.
+func (a *access) close() {
+	a.cancel()
+	a.wg.Wait()
 }
 
 // refused forgets what the registry has taken back.
@@ -137,7 +181,7 @@ func (a *access) unlessDown(ctx context.Context, host string, stale bool, ask fu
 // ask has the registry look whether the client may have the thing; clients with the same question share the answer.
 func (a *access) ask(ctx context.Context, t target, d digest.Digest) (member, error) {
 	k := a.grantKey(t)
-	key := strings.Join([]string{t.host, t.repo, t.kind, d.String(), string(k.credential[:])}, " ")
+	key := strings.Join([]string{t.host, t.repo, t.kind, d.String(), string(k.Credential[:])}, " ")
 	v, err := share(ctx, &a.flight, key, func(ctx context.Context) (any, error) { return a.head(ctx, t, d) })
 	if err != nil {
 		return member{}, err
@@ -159,8 +203,8 @@ func (a *access) head(ctx context.Context, t target, d digest.Digest) (member, e
 	if got := resp.Header.Get("Docker-Content-Digest"); got != "" && got != d.String() {
 		return member{}, fmt.Errorf("%s of %s/%s: %s says it is %.80q: %w", d, t.host, t.repo, resp.From, got, blockfmt.ErrCorrupt)
 	}
-	m := member{mediaType: mediaType(resp), size: resp.Length}
-	if m.size < 0 {
+	m := member{MediaType: mediaType(resp), Size: resp.Length}
+	if m.Size < 0 {
 		return member{}, fmt.Errorf("%s of %s/%s: %s does not say how large it is: %w", d, t.host, t.repo, resp.From, blockfmt.ErrUnsupported)
 	}
 	a.note(t, t.kind, d, m)

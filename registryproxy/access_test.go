@@ -2,6 +2,7 @@ package registryproxy_test
 
 import (
 	"bytes"
+	"errors"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/xylem-project/xylem/blockfmt"
 	"github.com/xylem-project/xylem/registryproxy"
 )
 
@@ -292,6 +294,113 @@ func TestTagsMove(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		if r := get(); !bytes.Equal(r.body, c.index) || r.header.Get("Content-Type") != ocispec.MediaTypeImageIndex {
 			t.Error("the tag was not looked up after TagTTL")
+		}
+		synctest.Wait()
+	})
+}
+
+// TestPublicContentOffline: what everybody may read can be read by everybody while the registry is down, though each got it with a token
+// of his own; and only that.
+func TestPublicContentOffline(t *testing.T) {
+	for _, public := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			w, g, c := newGuarded(t, func(c *registryproxy.Config) { c.OfflineFor = time.Hour })
+			g.let("some/image Bearer alice")
+			if public {
+				g.let("some/image Bearer alice", "some/image Bearer nobody")
+			}
+			for path := range things(c) {
+				if r := w.get(path, "Authorization: Bearer alice"); r.status != 200 {
+					t.Fatalf("status %d", r.status)
+				}
+			}
+			synctest.Wait()
+			g.down.Store(true)
+			time.Sleep(30 * time.Minute)
+			for path, want := range things(c) {
+				for _, auth := range []string{"", "Bearer another"} {
+					r := w.get(path, "Authorization: "+auth)
+					if ok := r.status == 200 && bytes.Equal(r.body, want); ok != public {
+						t.Errorf("public %v, credentials %q: status %d", public, auth, r.status)
+					}
+				}
+			}
+			if n := w.up.count("HEAD " + host); public && n > 5 {
+				t.Errorf("%d requests: %q", n, w.up.requests())
+			}
+			synctest.Wait()
+		})
+	}
+}
+
+// TestRestartWhileOffline: what a proxy knew serves the one after it.
+func TestRestartWhileOffline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		policy := func(c *registryproxy.Config) { c.OfflineFor = time.Hour }
+		w, g, c := newGuarded(t, policy)
+		g.let("some/image Bearer alice")
+		for path := range things(c) {
+			w.get(path, "Authorization: Bearer alice")
+		}
+		synctest.Wait()
+		text, err := w.proxy.Remember()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(text), "alice") {
+			t.Errorf("credentials are written down: %s", text)
+		}
+		again := newWorld(t, policy, func(c *registryproxy.Config) { c.Blobs, c.Manifests = w.blobs, w.disk })
+		again.up.set(host, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }))
+		for _, bad := range []string{"", "{}", `{"version":1}`, `{"version":2,"key":""}`, string(text[:len(text)/2])} {
+			if err := again.proxy.Recall([]byte(bad)); !errors.Is(err, blockfmt.ErrCorrupt) {
+				t.Errorf("%.30q: %v", bad, err)
+			}
+		}
+		all := func(auth string, want int) {
+			t.Helper()
+			for path := range things(c) {
+				if r := again.get(path, "Authorization: "+auth); r.status != want {
+					t.Errorf("%q, %s: status %d, want %d", auth, path, r.status, want)
+				}
+			}
+		}
+		all("Bearer alice", 503)
+		if err := again.proxy.Recall(text); err != nil {
+			t.Fatal(err)
+		}
+		all("Bearer alice", 200)
+		all("Bearer bob", 503)
+		time.Sleep(59 * time.Minute)
+		all("Bearer alice", 200)
+		time.Sleep(10 * time.Minute)
+		all("Bearer alice", 503)
+		synctest.Wait()
+	})
+}
+
+// TestClocksThatWerePutBack: facts of the future are of unknown age.
+func TestClocksThatWerePutBack(t *testing.T) {
+	var text []byte
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Hour)
+		w, g, c := newGuarded(t)
+		g.let("some/image Bearer alice")
+		for path := range things(c) {
+			w.get(path, "Authorization: Bearer alice")
+		}
+		synctest.Wait()
+		text, _ = w.proxy.Remember()
+	})
+	synctest.Test(t, func(t *testing.T) { // an hour before
+		w, _, c := newGuarded(t)
+		if err := w.proxy.Recall(text); err != nil {
+			t.Fatal(err)
+		}
+		for path := range things(c) {
+			if r := w.get(path, "Authorization: Bearer alice"); r.status != 401 {
+				t.Errorf("status %d", r.status)
+			}
 		}
 		synctest.Wait()
 	})

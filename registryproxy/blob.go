@@ -31,7 +31,7 @@ func (p *Proxy) blob(w http.ResponseWriter, r *http.Request, t target) error {
 	if err != nil {
 		return err
 	}
-	b := Blob{Digest: d, Size: m.size, Host: t.host, Repo: t.repo, Authorization: t.authorization}
+	b := Blob{Digest: d, Size: m.Size, Host: t.host, Repo: t.repo, Authorization: t.authorization}
 	if b.Size == 0 && d.Algorithm().FromBytes(nil) != d {
 		return fmt.Errorf("blob %s: %s says that it is empty: %w", d, t.host, blockfmt.ErrCorrupt)
 	}

@@ -133,8 +133,7 @@ func (s *Downloads) run(d *download, avoid []string) {
 		s.remove(d)
 	case errors.Is(err, blockfmt.ErrCorrupt):
 		s.log.Warn("wrong bytes of a blob are thrown away", "blob", d.blob.Digest, "from", from, "error", err)
-		d.fail(err, true)
-		s.again(d, from, avoid)
+		s.again(d, err, from, avoid)
 	default:
 		s.rest(d, err)
 	}
@@ -162,10 +161,11 @@ func (s *Downloads) removeLocked(d *download) {
 	}
 }
 
-// again fetches anew what came with wrong bytes, from others.
-func (s *Downloads) again(d *download, from, avoid []string) {
+// again ends a run that brought wrong bytes, and fetches them anew from others.
+func (s *Downloads) again(d *download, err error, from, avoid []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	d.fail(err, true)
 	s.removeLocked(d)
 	ways := d.fetch(nil).Ways
 	fresh := slices.ContainsFunc(from, func(f string) bool { return !slices.Contains(avoid, f) })

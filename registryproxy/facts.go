@@ -54,5 +54,39 @@ func (f *facts[K, V]) remove(key K) {
 	delete(f.old, key)
 }
 
+// noted is a fact as it is kept over restarts.
+type noted[K comparable, V any] struct {
+	Key   K         `json:"k"`
+	Value V         `json:"v"`
+	At    time.Time `json:"t"`
+}
+
+// all returns the facts that are no older than within.
+func (f *facts[K, V]) all(within time.Duration) []noted[K, V] {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	list := []noted[K, V]{}
+	for _, generation := range []map[K]fact[V]{f.old, f.young} {
+		for k, v := range generation {
+			if v.age() < within {
+				list = append(list, noted[K, V]{k, v.value, v.at})
+			}
+		}
+	}
+	return list
+}
+
+// restore adds facts. Those of the future are left out: the clock was put back, and nobody knows how old they are.
+func (f *facts[K, V]) restore(list []noted[K, V]) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := time.Now()
+	for _, n := range list {
+		if !n.At.After(now) {
+			f.put(n.Key, fact[V]{n.Value, n.At})
+		}
+	}
+}
+
 // age returns how old a fact is.
 func (f fact[V]) age() time.Duration { return time.Since(f.at) }

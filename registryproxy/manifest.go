@@ -30,7 +30,7 @@ type Manifests interface {
 }
 
 // tagKey: what a tag names may depend on what the client accepts.
-type tagKey struct{ host, repo, tag, accept string }
+type tagKey struct{ Host, Repo, Tag, Accept string }
 
 // accepted is asked for on behalf of a client that does not say what it accepts: old registries convert manifests otherwise.
 var accepted = []string{
@@ -82,7 +82,7 @@ func (p *Proxy) resolve(ctx context.Context, t target) (digest.Digest, error) {
 	stale := ok && known.age() < p.cfg.TagTTL+p.cfg.OfflineFor && p.access.granted(t, p.cfg.GrantTTL+p.cfg.OfflineFor)
 	var d digest.Digest
 	err := p.access.unlessDown(ctx, t.host, stale, func(ctx context.Context) error {
-		v, err := share(ctx, &p.flight, "tag "+strings.Join([]string{t.host, t.repo, t.ref, key.accept, string(credential[:])}, " "),
+		v, err := share(ctx, &p.flight, "tag "+strings.Join([]string{t.host, t.repo, t.ref, key.Accept, string(credential[:])}, " "),
 			func(ctx context.Context) (any, error) { return p.resolveUpstream(ctx, t) })
 		d, _ = v.(digest.Digest)
 		return err
@@ -128,7 +128,7 @@ func (p *Proxy) manifestOf(ctx context.Context, t target, d digest.Digest) (Mani
 			return Manifest{}, err
 		}
 		if m.MediaType == "" {
-			m.MediaType = stat.mediaType
+			m.MediaType = stat.MediaType
 		}
 		p.counters.ManifestHits.Add(1)
 		return m, nil
@@ -137,7 +137,7 @@ func (p *Proxy) manifestOf(ctx context.Context, t target, d digest.Digest) (Mani
 		p.cfg.Log.Warn("kept manifest cannot be read, it is fetched again", "manifest", d, "error", err)
 	}
 	k := p.access.grantKey(t)
-	key := "manifest " + strings.Join([]string{t.host, t.repo, d.String(), string(k.credential[:])}, " ")
+	key := "manifest " + strings.Join([]string{t.host, t.repo, d.String(), string(k.Credential[:])}, " ")
 	v, err := share(ctx, &p.flight, key, func(ctx context.Context) (any, error) {
 		m, _, err := p.readManifest(ctx, t, d)
 		return m, err

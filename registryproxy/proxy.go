@@ -81,6 +81,12 @@ func New(cfg Config) (*Proxy, error) {
 	return &Proxy{cfg: cfg, access: newAccess(cfg)}, nil
 }
 
+// Close ends what goes on in the background. Requests should have ended before.
+func (p *Proxy) Close() error {
+	p.access.close()
+	return nil
+}
+
 // Counters returns the proxy's counters.
 func (p *Proxy) Counters() *Counters { return &p.counters }
 

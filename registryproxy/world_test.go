@@ -155,6 +155,9 @@ func (u *upstreams) doAt(ctx context.Context, host string, req registryproxy.Req
 	if req.Authorization != "" && host == req.Host {
 		hr.Header.Set("Authorization", req.Authorization)
 	}
+	if req.Anonymous {
+		hr.Header.Set("Authorization", "Bearer nobody") // the token that everybody gets
+	}
 	resp, err := inProcess{h}.RoundTrip(hr)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, blockfmt.ErrTransient)
@@ -324,7 +327,7 @@ func newWorld(t *testing.T, change ...func(*registryproxy.Config)) *world {
 }
 
 func (w *world) close() {
-	if err := w.blobs.Close(); err != nil {
+	if err := errors.Join(w.proxy.Close(), w.blobs.Close()); err != nil {
 		w.t.Error(err)
 	}
 	w.disk.mu.Lock()

@@ -94,8 +94,9 @@ type Client struct {
 	routes    *routes
 	http      *http.Client
 	auth      *authorizer
-	redirects memory // of blobs to storage, by repository and digest
-	noAPI     memory // hosts without the referrers API
+	nobody    *authorizer // for calls without credentials
+	redirects memory      // of blobs to storage, by repository and digest
+	noAPI     memory      // hosts without the referrers API
 
 	mu       sync.Mutex
 	backoffs map[string]*backoff // by host
@@ -108,6 +109,9 @@ func New(cfg Config) *Client {
 	c := &Client{cfg: cfg, routes: newRoutes(cfg), backoffs: map[string]*backoff{}, slots: map[string]slots{}}
 	c.http = &http.Client{Transport: c.routes, CheckRedirect: dropCredentials}
 	c.auth = newAuthorizer(cfg, c.http)
+	anonymous := cfg
+	anonymous.Keychain = authn.NewMultiKeychain()
+	c.nobody = newAuthorizer(anonymous, c.http)
 	return c
 }
 

@@ -29,6 +29,8 @@ type Call struct {
 	Authorization string
 	// Own uses this node's credentials where the caller sends none.
 	Own bool
+	// Anonymous gets a token that needs no credentials, where the registry wants one.
+	Anonymous bool
 	// Avoid lists who is not to be asked, as Answer.From.
 	Avoid []string
 }
@@ -140,15 +142,19 @@ func (c *Client) callURL(r *Repository, call Call) string {
 
 // authorize returns how a call is sent: with its own Authorization, bare, or with this node's credentials.
 func (call Call) authorize(r *Repository) func(context.Context, request) (*http.Response, error) {
-	if call.Authorization != "" || !call.Own || call.Repo == "" {
+	if call.Authorization != "" || !call.Own && !call.Anonymous || call.Repo == "" {
 		return func(ctx context.Context, req request) (*http.Response, error) {
 			return r.sendOnce(ctx, req, call.Authorization)
 		}
 	}
+	auth := r.client.auth
+	if call.Anonymous {
+		auth = r.client.nobody
+	}
 	return func(ctx context.Context, req request) (*http.Response, error) {
 		own := req
 		own.anyStatus = false
-		resp, err := r.sendAuthorized(ctx, own)
+		resp, err := r.sendAuthorized(ctx, own, auth)
 		if err == nil || errors.Is(err, blockfmt.ErrTransient) || ctx.Err() != nil {
 			return resp, err
 		}

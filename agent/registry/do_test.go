@@ -317,6 +317,31 @@ func TestOwnCredentials(t *testing.T) {
 	}
 }
 
+// TestAnonymousCalls: they get the token that everybody gets, and no credentials of the node.
+func TestAnonymousCalls(t *testing.T) {
+	var host string
+	host = serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/token" && r.Header.Get("Authorization") != "":
+			t.Errorf("credentials for an anonymous call: %q", r.Header.Get("Authorization"))
+		case r.URL.Path == "/token":
+			fmt.Fprint(w, `{"token":"everybody"}`)
+		case strings.HasPrefix(r.URL.Path, "/v2/some/") && r.Header.Get("Authorization") == "Bearer everybody":
+		default:
+			w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="http://%s/token"`, host))
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	})
+	c, _ := newClient(t, func(cfg *registry.Config) { cfg.Keychain = nodeKeychain{} })
+	for repo, want := range map[string]int{"some/image": 200, "other/image": 401} {
+		call := blobCall(host)
+		call.Anonymous, call.Repo = true, repo
+		if code, _, _, err := do(t, c, call); code != want || err != nil {
+			t.Errorf("%s: status %d, %v", repo, code, err)
+		}
+	}
+}
+
 type nodeKeychain struct{}
 
 func (nodeKeychain) Resolve(authn.Resource) (authn.Authenticator, error) {

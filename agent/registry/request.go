@@ -109,7 +109,7 @@ func (r *Repository) send(ctx context.Context, req request) (*http.Response, err
 		return req.authorize(ctx, req)
 	}
 	if req.blob == "" {
-		return r.sendAuthorized(ctx, req)
+		return r.sendAuthorized(ctx, req, r.client.auth)
 	}
 	key := r.String() + "@" + req.blob
 	if storage := r.client.redirects.get(key); storage != "" {
@@ -121,7 +121,7 @@ func (r *Repository) send(ctx context.Context, req request) (*http.Response, err
 		}
 		r.client.redirects.forget(key)
 	}
-	resp, err := r.sendAuthorized(ctx, req)
+	resp, err := r.sendAuthorized(ctx, req, r.client.auth)
 	if err == nil && resp.Request.URL.String() != req.url {
 		r.client.redirects.set(key, resp.Request.URL.String(), redirectLife)
 	}
@@ -129,8 +129,8 @@ func (r *Repository) send(ctx context.Context, req request) (*http.Response, err
 }
 
 // sendAuthorized sends req once, or twice if the registry asks for authentication.
-func (r *Repository) sendAuthorized(ctx context.Context, req request) (*http.Response, error) {
-	auth, err := r.client.auth.header(ctx, r)
+func (r *Repository) sendAuthorized(ctx context.Context, req request, by *authorizer) (*http.Response, error) {
+	auth, err := by.header(ctx, r)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", req.method, req.place(), err)
 	}
@@ -139,7 +139,7 @@ func (r *Repository) sendAuthorized(ctx context.Context, req request) (*http.Res
 	if !errors.As(err, &c) {
 		return resp, err
 	}
-	if auth, err = r.client.auth.challenged(ctx, r, auth, c.header); err != nil {
+	if auth, err = by.challenged(ctx, r, auth, c.header); err != nil {
 		return nil, fmt.Errorf("%s %s: %w", req.method, req.place(), err)
 	}
 	return r.sendOnce(ctx, req, auth)
