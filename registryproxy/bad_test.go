@@ -195,8 +195,8 @@ func TestBadRegistries(t *testing.T) {
 
 // TestSlowClients: who does not take the answer, or does not finish the request, is cut off, and the download goes on without.
 func TestSlowClients(t *testing.T) {
-	w := newWorld(t, func(c *registryproxy.Config) { c.WriteTimeout, c.DefaultUpstream = 100*time.Millisecond, host })
-	body := noise(4, 32<<20) // more than sockets buffer
+	w := newWorld(t, func(c *registryproxy.Config) { c.WriteTimeout, c.DefaultUpstream = time.Second, host })
+	body := noise(4, 16<<20) // more than sockets buffer
 	h := memoryRegistry()
 	d := push(t, h, "some/image", "", "", body)
 	w.up.set(host, h)

@@ -29,7 +29,8 @@ var (
 
 // gated is a registry with one blob, whose body goes on as far as the gate is open.
 type gated struct {
-	body []byte // what it sends in place of big
+	body []byte        // what it sends in place of big
+	name digest.Digest // of big
 
 	mu     sync.Mutex
 	open   int // bytes of big that may be sent
@@ -38,7 +39,7 @@ type gated struct {
 }
 
 func newGated(body []byte) *gated {
-	return &gated{body: body, change: make(chan struct{}), cut: map[int]bool{}}
+	return &gated{body: body, name: bigDigest, change: make(chan struct{}), cut: map[int]bool{}}
 }
 
 // let opens the gate up to n bytes.
@@ -51,7 +52,7 @@ func (g *gated) let(n int) {
 }
 
 func (g *gated) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !strings.HasSuffix(r.URL.Path, bigDigest.String()) {
+	if !strings.HasSuffix(r.URL.Path, g.name.String()) {
 		w.WriteHeader(http.StatusNotFound)
 		return
 	}
@@ -109,18 +110,21 @@ func (g *gated) wait(ctx context.Context, off int) int {
 func TestOneReadForManyClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		g := newGated(big)
+		body := big[:blockfmt.BlockSize+1000]
+		g := newGated(body)
+		g.name = digest.FromBytes(body)
 		w.up.set(host, g)
 		var wg sync.WaitGroup
 		for i := range 64 {
 			wg.Go(func() {
-				if r := w.get(bigPath, "Authorization: Bearer "+strconv.Itoa(i)); r.status != 200 || r.err != nil || !bytes.Equal(r.body, big) {
+				r := w.get("/v2/some/image/blobs/"+g.name.String()+"?ns="+host, "Authorization: Bearer "+strconv.Itoa(i))
+				if r.status != 200 || r.err != nil || !bytes.Equal(r.body, body) {
 					t.Errorf("client %d: status %d, %d bytes, %v", i, r.status, len(r.body), r.err)
 				}
 			})
 		}
 		synctest.Wait()
-		g.let(len(big))
+		g.let(len(body))
 		wg.Wait()
 		if n := w.up.count("GET"); n != 1 {
 			t.Errorf("%d reads of the registry, want 1: %q", n, w.up.requests())
