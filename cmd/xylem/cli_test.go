@@ -22,7 +22,7 @@ import (
 
 // commands are what DESIGN's contract names, with a command line for each that is valid as far as arguments go.
 var commands = []string{
-	"convert", "inspect", "mount", "unmount", "pull", "run", "agent", "doctor", "cache", "cache ls", "cache gc", "cache scrub", "version",
+	"convert", "inspect", "mount", "unmount", "pull", "run", "agent", "proxy", "doctor", "cache", "cache ls", "cache gc", "cache scrub", "version",
 	"images", "key", "record", "record start", "record stop", "setup", "setup containerd",
 }
 
@@ -68,7 +68,7 @@ func TestHelpOfEveryCommand(t *testing.T) {
 
 // Every command whose RunE prints data has --output; those that stream or print nothing do not.
 func TestOutputFlagWhereDataIsPrinted(t *testing.T) {
-	without := []string{"", "unmount", "run", "agent", "cache", "record", "record start", "record stop", "key", "setup",
+	without := []string{"", "unmount", "run", "agent", "proxy", "cache", "record", "record start", "record stop", "key", "setup",
 		"scheduler", "scheduler token", "scheduler token revoke", "scheduler revoke", "scheduler pardon"}
 	walk(newRoot(stdio{}), func(path []string, cmd *cobra.Command) {
 		name := strings.Join(path, " ")
