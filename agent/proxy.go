@@ -82,7 +82,11 @@ func newProxy(cfg Config, c *cache.Cache, client *registry.Client) (*proxy, erro
 	if err != nil {
 		return nil, errors.Join(err, downloads.Close())
 	}
-	p := &proxy{handler: handler, downloads: downloads, memory: filepath.Join(cfg.Root, "proxy.json"), log: cfg.Log}
+	memory := "proxy.json"
+	if cfg.Proxy.ShareCredentials { // what registries said to this node is not what they say to clients
+		memory = "proxy-shared.json"
+	}
+	p := &proxy{handler: handler, downloads: downloads, memory: filepath.Join(cfg.Root, memory), log: cfg.Log}
 	p.recall()
 	return p, nil
 }

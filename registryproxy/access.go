@@ -199,16 +199,39 @@ func (a *access) head(ctx context.Context, t target, d digest.Digest) (member, e
 		a.refused(t, resp.Status)
 		return member{}, passOn(resp, req)
 	}
-	defer resp.Body.Close()
+	_ = resp.Body.Close() // of a HEAD
 	if got := resp.Header.Get("Docker-Content-Digest"); got != "" && got != d.String() {
 		return member{}, fmt.Errorf("%s of %s/%s: %s says it is %.80q: %w", d, t.host, t.repo, resp.From, got, blockfmt.ErrCorrupt)
 	}
 	m := member{MediaType: mediaType(resp), Size: resp.Length}
-	if m.Size < 0 {
-		return member{}, fmt.Errorf("%s of %s/%s: %s does not say how large it is: %w", d, t.host, t.repo, resp.From, blockfmt.ErrUnsupported)
+	if m.Size <= 0 && t.kind == "blobs" && d != d.Algorithm().FromBytes(nil) {
+		if m.Size, err = a.probe(ctx, req); err != nil {
+			return member{}, err
+		}
 	}
 	a.note(t, t.kind, d, m)
 	return m, nil
+}
+
+// probe asks for one byte of a blob, because the registry does not say how large it is otherwise.
+func (a *access) probe(ctx context.Context, req Request) (size int64, err error) {
+	req.Method, req.Range = http.MethodGet, "bytes=0-0"
+	resp, err := a.up.Do(ctx, req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	size = resp.Length
+	if resp.Status == http.StatusPartialContent {
+		_, total, _ := strings.Cut(resp.Header.Get("Content-Range"), "/")
+		if size, err = number(total); err != nil {
+			size = 0
+		}
+	}
+	if resp.Status/100 != 2 || size <= 0 {
+		return 0, fmt.Errorf("%s of %s/%s: %s does not say how large it is: %w", req.Ref, req.Host, req.Repo, resp.From, blockfmt.ErrUnsupported)
+	}
+	return size, nil
 }
 
 func mediaType(resp *Response) string {

@@ -405,3 +405,20 @@ func TestClocksThatWerePutBack(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// TestTokensThatExpire: a client whose token was good a moment ago is told to log in again, not that it may not.
+func TestTokensThatExpire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, g, c := newGuarded(t)
+		g.let("some/image Bearer alice")
+		path := "/v2/some/image/blobs/" + c.blobDigest.String() + "?ns=" + host
+		if r := w.do(http.MethodHead, path, "Authorization: Bearer alice"); r.status != 200 {
+			t.Fatalf("status %d", r.status)
+		}
+		g.let()
+		if r := w.get(path, "Authorization: Bearer alice"); r.status != 401 || r.header.Get("WWW-Authenticate") != challenge {
+			t.Errorf("status %d, challenge %q", r.status, r.header.Get("WWW-Authenticate"))
+		}
+		synctest.Wait()
+	})
+}

@@ -54,7 +54,12 @@ func (p *Proxy) blob(w http.ResponseWriter, r *http.Request, t target) error {
 		s.header()
 		return nil
 	}
-	return p.send(r.Context(), s, b)
+	if err = p.send(r.Context(), s, b); errors.Is(err, blockfmt.ErrDenied) {
+		if _, denied := p.access.ask(r.Context(), t, d); denied != nil { // the registry's own words, for the client to log in again
+			return denied
+		}
+	}
+	return err
 }
 
 // rangeOf returns the part that a request asks for.

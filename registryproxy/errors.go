@@ -18,7 +18,6 @@ const (
 	codeNameUnknown     = "NAME_UNKNOWN"
 	codeNameInvalid     = "NAME_INVALID"
 	codeDigestInvalid   = "DIGEST_INVALID"
-	codeManifestInvalid = "MANIFEST_INVALID"
 	codeDenied          = "DENIED"
 	codeUnauthorized    = "UNAUTHORIZED"
 	codeUnsupported     = "UNSUPPORTED"

@@ -196,7 +196,7 @@ func (t *target) parsePath(path string) error {
 		if strings.Contains(t.ref, ":") {
 			_, err = parseDigest(t.ref)
 		} else if !tagPattern.MatchString(t.ref) {
-			return refuse(http.StatusBadRequest, codeManifestInvalid, "no tag: %.200q", t.ref)
+			return refuse(http.StatusNotFound, codeManifestUnknown, "there can be no tag %.200q", t.ref) // as the specification's tests want it
 		}
 	case "blobs", "referrers":
 		_, err = parseDigest(t.ref)
