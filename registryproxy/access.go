@@ -9,11 +9,9 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sync/singleflight"
 
 	"github.com/xylem-project/xylem/blockfmt"
 )
@@ -42,18 +40,16 @@ type member struct {
 // access knows who may read what, from what registries answered.
 type access struct {
 	up      Upstream
-	ttl     time.Duration   // of a grant
-	offline time.Duration   // more, while the registry does not answer
-	key     []byte          // of the hashes of credentials
-	ctx     context.Context // of what goes on in the background
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
+	ttl     time.Duration // of a grant
+	offline time.Duration // more, while the registry does not answer
+	key     []byte        // of the hashes of credentials
 
-	grants  facts[grantKey, struct{}]
-	members facts[memberKey, member]
-	down    facts[string, struct{}] // hosts that did not answer
-	public  facts[[2]string, bool]  // whether a repository was found to be public, by host and name
-	flight  singleflight.Group
+	grants     facts[grantKey, struct{}]
+	members    facts[memberKey, member]
+	down       facts[string, struct{}] // hosts that did not answer
+	public     facts[[2]string, bool]  // whether a repository was found to be public, by host and name
+	asking     flights[member]
+	background *background
 }
 
 const (
@@ -66,8 +62,7 @@ const (
 func newAccess(cfg Config) *access {
 	key := make([]byte, sha256.Size)
 	_, _ = rand.Read(key) // never fails
-	ctx, cancel := context.WithCancel(context.Background())
-	return &access{up: cfg.Upstream, ttl: cfg.GrantTTL, offline: cfg.OfflineFor, key: key, ctx: ctx, cancel: cancel}
+	return &access{up: cfg.Upstream, ttl: cfg.GrantTTL, offline: cfg.OfflineFor, key: key, background: newBackground()}
 }
 
 // hash returns what is remembered of an Authorization.
@@ -105,15 +100,15 @@ func (a *access) granted(t target, within time.Duration) bool {
 // everybody may read could be read by nobody while the registry is down.
 func (a *access) lookIfPublic(t target, d digest.Digest) {
 	key := [2]string{t.host, t.repo}
-	if known, ok := a.public.get(key); ok && known.age() < a.ttl || a.ctx.Err() != nil {
+	if known, ok := a.public.get(key); ok && known.age() < a.ttl {
 		return
 	}
 	a.public.set(key, false)
 	t.authorization = ""
-	a.wg.Go(func() {
+	a.background.run(func(ctx context.Context) {
 		req := t.request(http.MethodHead, d.String())
 		req.Anonymous = true
-		resp, err := a.up.Do(a.ctx, req)
+		resp, err := a.up.Do(ctx, req)
 		if err != nil {
 			return
 		}
@@ -123,12 +118,6 @@ func (a *access) lookIfPublic(t target, d digest.Digest) {
 			a.grants.set(a.grantKey(t), struct{}{})
 		}
 	})
-}
-
-// close ends what goes on in the background.
-func (a *access) close() {
-	a.cancel()
-	a.wg.Wait()
 }
 
 // refused forgets what the registry has taken back.
@@ -182,11 +171,7 @@ func (a *access) unlessDown(ctx context.Context, host string, stale bool, ask fu
 func (a *access) ask(ctx context.Context, t target, d digest.Digest) (member, error) {
 	k := a.grantKey(t)
 	key := strings.Join([]string{t.host, t.repo, t.kind, d.String(), string(k.Credential[:])}, " ")
-	v, err := share(ctx, &a.flight, key, func(ctx context.Context) (any, error) { return a.head(ctx, t, d) })
-	if err != nil {
-		return member{}, err
-	}
-	return v.(member), nil
+	return a.asking.do(ctx, a.background, key, func(ctx context.Context) (member, error) { return a.head(ctx, t, d) })
 }
 
 func (a *access) head(ctx context.Context, t target, d digest.Digest) (member, error) {
@@ -237,15 +222,4 @@ func (a *access) probe(ctx context.Context, req Request) (size int64, err error)
 func mediaType(resp *Response) string {
 	t, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
 	return strings.TrimSpace(t)
-}
-
-// share runs do once for all who ask for key at the same time. do outlives those who go away; the Upstream bounds it.
-func share(ctx context.Context, g *singleflight.Group, key string, do func(context.Context) (any, error)) (any, error) {
-	done := g.DoChan(key, func() (any, error) { return do(context.WithoutCancel(ctx)) })
-	select {
-	case r := <-done:
-		return r.Val, r.Err
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
 }

@@ -81,10 +81,9 @@ func (p *Proxy) resolve(ctx context.Context, t target) (digest.Digest, error) {
 	credential := p.access.hash(t.authorization)
 	stale := ok && known.age() < p.cfg.TagTTL+p.cfg.OfflineFor && p.access.granted(t, p.cfg.GrantTTL+p.cfg.OfflineFor)
 	var d digest.Digest
-	err := p.access.unlessDown(ctx, t.host, stale, func(ctx context.Context) error {
-		v, err := share(ctx, &p.flight, "tag "+strings.Join([]string{t.host, t.repo, t.ref, key.Accept, string(credential[:])}, " "),
-			func(ctx context.Context) (any, error) { return p.resolveUpstream(ctx, t) })
-		d, _ = v.(digest.Digest)
+	err := p.access.unlessDown(ctx, t.host, stale, func(ctx context.Context) (err error) {
+		d, err = p.resolving.do(ctx, p.access.background, strings.Join([]string{t.host, t.repo, t.ref, key.Accept, string(credential[:])}, " "),
+			func(ctx context.Context) (digest.Digest, error) { return p.resolveUpstream(ctx, t) })
 		return err
 	})
 	if err == nil {
@@ -137,15 +136,11 @@ func (p *Proxy) manifestOf(ctx context.Context, t target, d digest.Digest) (Mani
 		p.cfg.Log.Warn("kept manifest cannot be read, it is fetched again", "manifest", d, "error", err)
 	}
 	k := p.access.grantKey(t)
-	key := "manifest " + strings.Join([]string{t.host, t.repo, d.String(), string(k.Credential[:])}, " ")
-	v, err := share(ctx, &p.flight, key, func(ctx context.Context) (any, error) {
+	key := strings.Join([]string{t.host, t.repo, d.String(), string(k.Credential[:])}, " ")
+	return p.reading.do(ctx, p.access.background, key, func(ctx context.Context) (Manifest, error) {
 		m, _, err := p.readManifest(ctx, t, d)
 		return m, err
 	})
-	if err != nil {
-		return Manifest{}, err
-	}
-	return v.(Manifest), nil
 }
 
 // readManifest reads a manifest from the registry, by digest or, if that is "", by t's tag, and keeps it before anybody gets to

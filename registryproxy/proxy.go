@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sync/singleflight"
 )
 
 // Config of a Proxy. Upstream, Blobs and Manifests are needed, the rest has defaults.
@@ -61,11 +60,12 @@ type Counters struct {
 
 // Proxy is the http.Handler. Safe for concurrent use.
 type Proxy struct {
-	cfg      Config
-	access   *access
-	tags     facts[tagKey, digest.Digest]
-	flight   singleflight.Group
-	counters Counters
+	cfg       Config
+	access    *access
+	tags      facts[tagKey, digest.Digest]
+	resolving flights[digest.Digest]
+	reading   flights[Manifest]
+	counters  Counters
 }
 
 // New returns a Proxy. It does no I/O.
@@ -83,7 +83,7 @@ func New(cfg Config) (*Proxy, error) {
 
 // Close ends what goes on in the background. Requests should have ended before.
 func (p *Proxy) Close() error {
-	p.access.close()
+	p.access.background.close()
 	return nil
 }
 
