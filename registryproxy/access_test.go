@@ -2,9 +2,11 @@ package registryproxy_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -420,5 +422,42 @@ func TestTokensThatExpire(t *testing.T) {
 			t.Errorf("status %d, challenge %q", r.status, r.header.Get("WWW-Authenticate"))
 		}
 		synctest.Wait()
+	})
+}
+
+// TestOneQuestionForManyClients: clients with the same credentials that ask for a tag at the same time cost the registry a HEAD and a GET.
+func TestOneQuestionForManyClients(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		h := memoryRegistry()
+		c := fill(t, h, true)
+		gate := make(chan struct{})
+		w.up.set(host, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			<-gate
+			h.ServeHTTP(rw, r)
+		}))
+		var wg sync.WaitGroup
+		for range 64 {
+			wg.Go(func() {
+				if r := w.get("/v2/some/image/manifests/v1?ns=" + host); r.status != 200 || !bytes.Equal(r.body, c.manifest) {
+					t.Errorf("status %d", r.status)
+				}
+			})
+		}
+		ctx, leave := context.WithCancel(t.Context())
+		wg.Go(func() { // one that does not wait
+			req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://proxy/v2/some/image/manifests/v1?ns="+host, nil)
+			if _, err := (inProcess{w.proxy}).RoundTrip(req); err == nil {
+				t.Error("an answer for one who left")
+			}
+		})
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		close(gate)
+		wg.Wait()
+		if got := w.up.requests(); len(got) != 2 || w.up.count("HEAD") != 1 || w.up.count("GET") != 1 {
+			t.Errorf("%q", got)
+		}
 	})
 }

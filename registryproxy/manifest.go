@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -72,29 +73,41 @@ func (p *Proxy) manifest(w http.ResponseWriter, r *http.Request, t target) error
 }
 
 // resolve returns what a tag names, for a client that may know it.
-func (p *Proxy) resolve(ctx context.Context, t target) (digest.Digest, error) {
+func (p *Proxy) resolve(ctx context.Context, t target) (d digest.Digest, err error) {
 	key := tagKey{t.host, t.repo, t.ref, strings.Join(t.accept, ",")}
-	known, ok := p.tags.get(key)
-	if ok && known.age() < p.cfg.TagTTL && p.access.granted(t, p.cfg.GrantTTL) {
-		return known.value, nil
+	if known, _ := p.tag(key, t, p.cfg.TagTTL, p.cfg.GrantTTL); known != "" {
+		return known, nil
 	}
+	stale, age := p.tag(key, t, p.cfg.TagTTL+p.cfg.OfflineFor, p.cfg.GrantTTL+p.cfg.OfflineFor)
 	credential := p.access.hash(t.authorization)
-	stale := ok && known.age() < p.cfg.TagTTL+p.cfg.OfflineFor && p.access.granted(t, p.cfg.GrantTTL+p.cfg.OfflineFor)
-	var d digest.Digest
-	err := p.access.unlessDown(ctx, t.host, stale, func(ctx context.Context) (err error) {
-		d, err = p.resolving.do(ctx, p.access.background, strings.Join([]string{t.host, t.repo, t.ref, key.Accept, string(credential[:])}, " "),
-			func(ctx context.Context) (digest.Digest, error) { return p.resolveUpstream(ctx, t) })
+	question := strings.Join([]string{t.host, t.repo, t.ref, key.Accept, string(credential[:])}, " ")
+	err = p.access.unlessDown(ctx, t.host, stale != "", func(ctx context.Context) (err error) {
+		d, err = p.resolving.do(ctx, p.access.background, question, func(ctx context.Context) (digest.Digest, error) {
+			if d, _ := p.tag(key, t, p.cfg.TagTTL, p.cfg.GrantTTL); d != "" { // answered a moment ago
+				return d, nil
+			}
+			d, err := p.resolveUpstream(ctx, t)
+			if err == nil {
+				p.tags.set(key, d)
+			}
+			return d, err
+		})
 		return err
 	})
-	if err == nil {
-		p.tags.set(key, d)
-		return d, nil
+	if stale != "" && errors.Is(err, blockfmt.ErrTransient) {
+		p.cfg.Log.Info("registry does not answer, the tag is believed to be as it was", "registry", t.host, "repository", t.repo, "tag", t.ref, "age", age)
+		return stale, nil
 	}
-	if stale && errors.Is(err, blockfmt.ErrTransient) {
-		p.cfg.Log.Info("registry does not answer, the tag is believed to be as it was", "registry", t.host, "repository", t.repo, "tag", t.ref, "age", known.age())
-		return known.value, nil
+	return d, err
+}
+
+// tag returns what a tag named within a time, for a client whose credentials were accepted within another; "" if that is not known.
+func (p *Proxy) tag(key tagKey, t target, within, granted time.Duration) (digest.Digest, time.Duration) {
+	known, ok := p.tags.get(key)
+	if !ok || known.age() >= within || !p.access.granted(t, granted) {
+		return "", 0
 	}
-	return "", err
+	return known.value, known.age()
 }
 
 // resolveUpstream asks the registry. A registry that does not say the digest is asked for the manifest.
@@ -120,27 +133,42 @@ func (p *Proxy) resolveUpstream(ctx context.Context, t target) (digest.Digest, e
 
 // manifestOf returns a manifest for a client that may have it: from disk, or from the registry and then kept.
 func (p *Proxy) manifestOf(ctx context.Context, t target, d digest.Digest) (Manifest, error) {
-	m, err := p.cfg.Manifests.Manifest(d)
-	if err == nil {
-		stat, err := p.access.stat(ctx, t, d)
-		if err != nil {
-			return Manifest{}, err
-		}
-		if m.MediaType == "" {
-			m.MediaType = stat.MediaType
-		}
-		p.counters.ManifestHits.Add(1)
-		return m, nil
-	}
-	if !errors.Is(err, blockfmt.ErrNotFound) {
-		p.cfg.Log.Warn("kept manifest cannot be read, it is fetched again", "manifest", d, "error", err)
+	m, err := p.keptManifest(ctx, t, d)
+	if !errors.Is(err, errNotKept) {
+		return m, err
 	}
 	k := p.access.grantKey(t)
 	key := strings.Join([]string{t.host, t.repo, d.String(), string(k.Credential[:])}, " ")
 	return p.reading.do(ctx, p.access.background, key, func(ctx context.Context) (Manifest, error) {
-		m, _, err := p.readManifest(ctx, t, d)
+		m, err := p.keptManifest(ctx, t, d) // by one who asked a moment before
+		if errors.Is(err, errNotKept) {
+			m, _, err = p.readManifest(ctx, t, d)
+		}
 		return m, err
 	})
+}
+
+// errNotKept is not the registry's word.
+var errNotKept = errors.New("manifest is not kept")
+
+// keptManifest returns a manifest from disk, for a client that may have it, or errNotKept.
+func (p *Proxy) keptManifest(ctx context.Context, t target, d digest.Digest) (Manifest, error) {
+	m, err := p.cfg.Manifests.Manifest(d)
+	if err != nil {
+		if !errors.Is(err, blockfmt.ErrNotFound) {
+			p.cfg.Log.Warn("kept manifest cannot be read, it is fetched again", "manifest", d, "error", err)
+		}
+		return m, errNotKept
+	}
+	stat, err := p.access.stat(ctx, t, d)
+	if err != nil {
+		return Manifest{}, err
+	}
+	if m.MediaType == "" {
+		m.MediaType = stat.MediaType
+	}
+	p.counters.ManifestHits.Add(1)
+	return m, nil
 }
 
 // readManifest reads a manifest from the registry, by digest or, if that is "", by t's tag, and keeps it before anybody gets to

@@ -240,20 +240,31 @@ func TestWhereRegistriesMaySend(t *testing.T) {
 		w.WriteHeader(http.StatusUnauthorized)
 	}
 	for name, h := range map[string]http.HandlerFunc{"redirect": redirect("http://" + inside + "/"), "realm": challenge} {
-		for _, public := range []bool{true, false} {
+		for _, test := range []struct {
+			public, listed, trusted bool // the registry's address; the registry and the other host, in the configuration
+			reaches                 bool
+		}{{true, false, false, false}, {true, true, false, false}, {true, false, true, true}, {false, false, false, true}, {false, true, false, true}} {
 			reached.Store(0)
 			host := serve(t, h)
-			c, _ := newClient(t, func(cfg *registry.Config) { cfg.Attempts = 1 })
-			if public {
+			c, _ := newClient(t, func(cfg *registry.Config) {
+				cfg.Attempts, cfg.Hosts = 1, map[string]registry.HostConfig{}
+				if test.listed {
+					cfg.Hosts[host] = registry.HostConfig{}
+				}
+				if test.trusted {
+					cfg.Hosts[inside] = registry.HostConfig{}
+				}
+			})
+			if test.public {
 				c.BelievePublic()
 			}
 			call := blobCall(host)
 			call.Own = name == "realm"
 			code, _, _, err := do(t, c, call)
-			if got := reached.Load() > 0; got == public {
-				t.Errorf("%s, public %v: inside was reached: %v (status %d, %v)", name, public, got, code, err)
+			if got := reached.Load() > 0; got != test.reaches {
+				t.Errorf("%s, %+v: inside was reached: %v (status %d, %v)", name, test, got, code, err)
 			}
-			if public && name == "redirect" && !errors.Is(err, blockfmt.ErrDenied) {
+			if !test.reaches && name == "redirect" && !errors.Is(err, blockfmt.ErrDenied) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}

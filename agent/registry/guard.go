@@ -92,19 +92,21 @@ func sentBy(ctx context.Context, host string) context.Context {
 
 // RoundTrip implements http.RoundTripper.
 func (g *routes) RoundTrip(req *http.Request) (*http.Response, error) {
-	host := req.URL.Host
-	if t := g.hosts[canonicalHost(host)]; t != nil {
-		return t.RoundTrip(req)
-	}
 	registry, _ := req.Context().Value(registryKey{}).(string)
-	if host == registry {
+	listed := g.hosts[canonicalHost(req.URL.Host)]
+	switch {
+	case req.URL.Host == registry && listed == nil:
 		return g.direct.RoundTrip(req.WithContext(g.watch(req.Context(), registry)))
+	case req.URL.Host == registry:
+		return listed.RoundTrip(req.WithContext(g.watch(req.Context(), registry)))
+	case listed != nil:
+		return listed.RoundTrip(req)
 	}
 	if proxy, err := g.sent.Proxy(req); err == nil && proxy != nil { // it decides
 		return g.direct.RoundTrip(req)
 	}
 	g.mu.Lock()
-	private := g.private[registry] || g.hosts[canonicalHost(registry)] != nil
+	private := g.private[registry]
 	g.mu.Unlock()
 	if private {
 		return g.direct.RoundTrip(req)
