@@ -21,7 +21,7 @@ const (
 	reopens = 3
 	// filePart is how much of a file is sent between two looks at the clock: in the kernel.
 	filePart = 8 << 20
-	copyPart = 128 << 10
+	copyPart = 64 << 10
 )
 
 // blob answers end-2.

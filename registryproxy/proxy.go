@@ -26,7 +26,7 @@ type Config struct {
 	GrantTTL time.Duration
 	// OfflineFor is how much longer both are believed while the registry does not answer. Default 0: not at all.
 	OfflineFor time.Duration
-	// WriteTimeout bounds the time in which a client must take a part of an answer, some 100 KiB to a few MiB. Default 60 s.
+	// WriteTimeout bounds the time in which a client must take a part of an answer, 64 KiB to 8 MiB. Default 60 s.
 	WriteTimeout time.Duration
 	// Log gets a line for what an operator should know. Credentials are never logged. Default: discarded.
 	Log *slog.Logger
