@@ -14,23 +14,17 @@ import (
 	"github.com/xylem-project/xylem/cmd/xylem/setup"
 )
 
-// defaultProxyListen is where the agent's registry proxy listens.
-const defaultProxyListen = "127.0.0.1:9751"
-
 const defaultContainerdConfig = "/etc/containerd/config.toml"
 
 // restartContainerd is the command that makes a changed configuration count.
 const restartContainerd = "systemctl restart containerd"
 
-// proxyListen is the address of the agent's registry proxy, or "" if there is none.
-func proxyListen(agent.Config) string { return defaultProxyListen }
-
-// proxyURL is where containerd finds it.
+// proxyURL is where containerd finds the agent's registry proxy, or "" if there is none.
 func proxyURL(config agent.Config) string {
-	if listen := proxyListen(config); listen != "" {
-		return "http://" + listen
+	if config.Proxy.Listen == "" {
+		return ""
 	}
-	return ""
+	return "http://" + config.Proxy.Listen
 }
 
 func newSetup(a *app) *cobra.Command {
