@@ -77,13 +77,13 @@ func (a *agent) start(ctx context.Context, stop *closers) (err error) {
 	if err := a.startStore(stop); err != nil {
 		return err
 	}
-	if err := a.startProxy(stop); err != nil {
-		return err
-	}
 	if err := a.startFUSE(stop); err != nil {
 		return err
 	}
 	if err := a.startImages(ctx, stop); err != nil {
+		return err
+	}
+	if err := a.startProxy(stop); err != nil {
 		return err
 	}
 	a.snaps, err = snapshotter.Open(ctx, snapshotter.Config{Root: a.dir("snapshots"), Timeout: a.cfg.ReadTimeout.Duration, Log: a.cfg.Log}, a.images)
@@ -123,7 +123,7 @@ func (a *agent) startProxy(stop *closers) (err error) {
 	if a.cfg.Proxy.Listen == "" {
 		return nil
 	}
-	if a.proxy, err = newProxy(a.cfg, a.cache, a.registry); err != nil {
+	if a.proxy, err = newProxy(a.cfg, a.cache, a.registry, a.cluster); err != nil {
 		return err
 	}
 	stop.add(a.proxy.close)

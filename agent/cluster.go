@@ -79,7 +79,7 @@ func newCluster(cfg Config, store *cache.Cache, registry func(origin) (blockfmt.
 	if err != nil {
 		return nil, err
 	}
-	c.node, err = stream.NewNode(stream.NodeConfig{Authorize: func(stream.PeerID) error { return nil }, Report: c.cutOff, Edges: maxEdges, Ban: ban, Measured: c.client.Beat,
+	c.node, err = stream.NewNode(stream.NodeConfig{Authorize: func(stream.PeerID) error { return nil }, Report: c.cutOff, Edges: maxEdges, Ban: ban, Measured: c.client.Beat, Verify: blockfmt.VerifyLength,
 		Up: int64(cfg.UploadLimit), Down: int64(cfg.DownloadLimit)})
 	if err != nil {
 		return nil, err
@@ -173,12 +173,9 @@ func (c *cluster) address() api.Peer {
 	return p
 }
 
-// tree returns the agent's membership in an image's tree, and enters it if it is not in yet.
-func (c *cluster) tree(o origin, image digest.Digest) (*membership, error) {
-	src, err := c.origin(o)
-	if err != nil {
-		return nil, err
-	}
+// tree returns the agent's membership in the tree of an image or a plain blob, and enters it if it is not in yet. ref is what people
+// call it.
+func (c *cluster) tree(image digest.Digest, ref string) (*membership, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -186,9 +183,9 @@ func (c *cluster) tree(o origin, image digest.Digest) (*membership, error) {
 	}
 	t := c.trees[image]
 	if t == nil {
-		t = &membership{cluster: c, image: image, registry: src, placed: make(chan struct{}), positions: map[int]api.Position{}, failed: map[string]bool{}, cutOff: map[string]time.Time{}}
+		t = &membership{cluster: c, image: image, placed: make(chan struct{}), positions: map[int]api.Position{}, failed: map[string]bool{}, cutOff: map[string]time.Time{}}
 		c.trees[image] = t
-		c.client.Enter(image, o.Ref, nil)
+		c.client.Enter(image, ref, nil)
 	}
 	t.used = time.Now()
 	return t, nil
@@ -196,11 +193,17 @@ func (c *cluster) tree(o origin, image digest.Digest) (*membership, error) {
 
 // source returns the Source of an image's blocks: through its tree, or alone where the agent is not in it.
 func (c *cluster) source(im *image, alone blockfmt.Source) (blockfmt.Source, error) {
-	t, err := c.tree(im.origin, im.artifact.Digest)
+	registry, err := c.origin(im.origin)
 	if err != nil {
 		return nil, err
 	}
-	return route{t, alone}, t.openBody(im)
+	t, err := c.tree(im.artifact.Digest, im.origin.Ref)
+	if err != nil {
+		return nil, err
+	}
+	order, ahead := c.ahead.order(im)
+	_, err = t.openBody(&content{indexes: im.indexes, store: c.store, registry: registry, order: order, ahead: ahead})
+	return route{t, alone}, err
 }
 
 // placed returns a channel that is closed when the agent has its place in an image's tree; nil if it is not to get one.
@@ -218,7 +221,7 @@ func (c *cluster) through(ctx context.Context, o origin, image digest.Digest, m 
 	if o.Layout != "" {
 		return from, nil
 	}
-	t, err := c.tree(o, image)
+	t, err := c.tree(image, o.Ref)
 	if err != nil {
 		return nil, err
 	}
@@ -295,12 +298,28 @@ func (c *cluster) leaveIdle(ctx context.Context) {
 			return
 		}
 		for _, t := range c.idle() {
-			c.client.Leave(t.image)
-			c.cfg.Log.Info("tree left, its image is not in use", "image", t.image)
-			if err := t.close(); err != nil {
-				c.cfg.Log.Warn("tree left with an error", "image", t.image, "err", err)
-			}
+			c.end(t, "it is not in use")
 		}
+	}
+}
+
+// leave leaves a tree at once.
+func (c *cluster) leave(image digest.Digest, why string) {
+	c.mu.Lock()
+	t := c.trees[image]
+	delete(c.trees, image)
+	c.mu.Unlock()
+	if t != nil {
+		c.end(t, why)
+	}
+}
+
+// end leaves a tree that was taken out of trees.
+func (c *cluster) end(t *membership, why string) {
+	c.client.Leave(t.image)
+	c.cfg.Log.Info("tree left", "image", t.image, "why", why)
+	if err := t.close(); err != nil {
+		c.cfg.Log.Warn("tree left with an error", "image", t.image, "err", err)
 	}
 }
 
@@ -309,7 +328,7 @@ func (c *cluster) idle() (gone []*membership) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for image, t := range c.trees {
-		if c.inUse(image) {
+		if c.inUse(image) || t.using.Load() > 0 {
 			t.used = time.Now()
 		}
 		if time.Since(t.used) > c.cfg.TreeIdle.Duration {
@@ -335,19 +354,19 @@ func (b *branch) close() error {
 	return err
 }
 
-// branch joins with a part of an image, the blocks of order first; a root fetches so many of them ahead.
-func (c *cluster) branch(image *stream.Image, registry blockfmt.Source, order []int, ahead int, failed func(stream.PeerID, error)) (*branch, error) {
+// branch joins with a part of an image, or with a plain blob.
+func (c *cluster) branch(image *stream.Image, part *content, failed func(stream.PeerID, error)) (*branch, error) {
 	b := new(branch)
 	wait := grace
 	if !c.client.Reachable() {
 		wait = 0
 	}
-	once := fetch.Coalesced(registry)
+	once := fetch.Coalesced(part.registry)
 	b.coalescers = append(b.coalescers, once)
 	var err error
 	b.Member, err = member.New(member.Config{
-		Node: c.node, Image: image, Attach: c.host.Attach, Store: c.store, Recycle: true, Origin: once, Order: order, Ahead: ahead,
-		Workers: c.cfg.Connections, Grace: wait, Failed: failed,
+		Node: c.node, Image: image, Attach: c.host.Attach, Store: part.store, Recycle: true, Origin: once, Order: part.order, Ahead: part.ahead,
+		Workers: c.cfg.Connections, Grace: wait, Failed: failed, Ladder: stream.LadderConfig{Verify: blockfmt.VerifyLength},
 		Stack: func(store blockfmt.Store, next blockfmt.Source) blockfmt.Source {
 			reads := fetch.Coalesced(fetch.Cached(store, next))
 			b.coalescers = append(b.coalescers, reads)

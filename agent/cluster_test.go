@@ -105,7 +105,7 @@ func TestHeadParts(t *testing.T) {
 
 func TestPaceOfAnImage(t *testing.T) {
 	var p pace
-	im, now := twoBlobs(), time.Now()
+	im, now := &content{indexes: twoBlobs().indexes}, time.Now()
 	if rates := p.since([]int{1, 1}, im, now); rates != nil {
 		t.Errorf("rates %d at the first heartbeat", rates)
 	}

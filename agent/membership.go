@@ -22,21 +22,40 @@ import (
 // membership is the agent's place in the tree of one image. Two things travel there: the image's head, which is everything that is
 // needed to mount it, and its blocks, which can be counted once the head is here.
 type membership struct {
-	cluster  *cluster
-	image    digest.Digest // of the block image's manifest
-	registry blockfmt.Source
-	used     time.Time // under cluster.mu
+	cluster *cluster
+	image   digest.Digest // of the block image's manifest, or a plain blob's
+	used    time.Time     // under cluster.mu
+	using   atomic.Int32  // who needs the tree now
 
 	head, body atomic.Pointer[branch] // set under mu
 	placed     chan struct{}          // closed with the first position
 
 	mu        sync.Mutex
 	closed    bool
-	blocks    *image               // what body is made of, when it is known how many stripes there are
+	content   *content             // what body is made of, when it is known how many stripes there are
 	positions map[int]api.Position // latest, by stripe
 	pace      pace
 	failed    map[string]bool      // since the last heartbeat
 	cutOff    map[string]time.Time // when
+}
+
+// content is what travels in a tree: the blocks of some blobs.
+type content struct {
+	indexes  []*blockfmt.Index
+	store    blockfmt.Store  // keeps them
+	registry blockfmt.Source // has them
+	order    []int           // their numbers, the first ones needed first
+	ahead    int             // how many of them a root fetches for all
+	close    func() error    // when the tree is left; may be nil
+}
+
+// meanBlock returns how many stored bytes a block has in the mean.
+func (c *content) meanBlock() float64 {
+	bytes, blocks := int64(0), 0
+	for _, ix := range c.indexes {
+		bytes, blocks = bytes+ix.StoredSize(), blocks+ix.Len()
+	}
+	return float64(bytes) / float64(max(1, blocks))
 }
 
 // headOf names the head of an image where it travels.
@@ -77,7 +96,7 @@ func (t *membership) openHead(ctx context.Context, manifest ocispec.Manifest, fr
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return h, t.open(&t.head, image, partsOf{from, parts}, order, len(order))
+	return h, t.open(&t.head, image, &content{store: t.cluster.store, registry: partsOf{from, parts}, order: order, ahead: len(order)})
 }
 
 // headParts returns what is needed to mount an image, as far as it travels: everything but the data of its layers.
@@ -133,33 +152,35 @@ func (p partsOf) Block(ctx context.Context, ref blockfmt.Ref) ([]byte, error) {
 	return p.from.Blob(ctx, p.parts[i])
 }
 
-// openBody has the blocks of an image travel, from now on or as soon as a scheduler says in how many stripes.
-func (t *membership) openBody(im *image) error {
+// openBody has blocks travel, from now on or as soon as a scheduler says in how many stripes. It returns what travels, which is
+// what the first call was for.
+func (t *membership) openBody(c *content) (*content, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.blocks = im
-	if stripes := t.cluster.client.Stripes(); stripes > 0 {
-		return t.bodyIn(stripes)
+	if t.content == nil {
+		t.content = c
 	}
-	return nil
+	if stripes := t.cluster.client.Stripes(); stripes > 0 {
+		return t.content, t.bodyIn(stripes)
+	}
+	return t.content, nil
 }
 
 // bodyIn makes the branch of the blocks, if there is none; t.mu is held.
 func (t *membership) bodyIn(stripes int) error {
-	travelling, err := stream.NewImage(t.image, stripes, t.blocks.indexes...)
+	travelling, err := stream.NewImage(t.image, stripes, t.content.indexes...)
 	if err != nil {
 		return err
 	}
-	order, ahead := t.cluster.ahead.order(t.blocks)
-	return t.open(&t.body, travelling, t.registry, order, ahead)
+	return t.open(&t.body, travelling, t.content)
 }
 
 // open makes a branch if there is none, and puts it where the scheduler said; t.mu is held.
-func (t *membership) open(at *atomic.Pointer[branch], image *stream.Image, registry blockfmt.Source, order []int, ahead int) error {
+func (t *membership) open(at *atomic.Pointer[branch], image *stream.Image, c *content) error {
 	if at.Load() != nil || t.closed {
 		return nil
 	}
-	b, err := t.cluster.branch(image, registry, order, ahead, t.lost)
+	b, err := t.cluster.branch(image, c, t.lost)
 	if err != nil {
 		return err
 	}
@@ -181,7 +202,7 @@ func (t *membership) place(p api.Position) {
 		close(t.placed)
 	}
 	t.positions[p.Stripe] = p
-	if t.body.Load() == nil && t.blocks != nil {
+	if t.body.Load() == nil && t.content != nil {
 		if err := t.bodyIn(p.Stripes); err != nil {
 			t.cluster.cfg.Log.Warn("blocks do not travel through the tree", "image", t.image, "err", err)
 		}
@@ -247,7 +268,7 @@ func (t *membership) report() (m api.Membership, children int) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	m.Rates = t.pace.since(m.Held, t.blocks, time.Now())
+	m.Rates = t.pace.since(m.Held, t.content, time.Now())
 	maps.DeleteFunc(t.cutOff, func(_ string, at time.Time) bool { return time.Since(at) > ban })
 	m.Failed, m.CutOff = slices.Collect(maps.Keys(t.failed)), slices.Collect(maps.Keys(t.cutOff))
 	clear(t.failed)
@@ -259,11 +280,15 @@ func (t *membership) close() (err error) {
 	t.mu.Lock()
 	t.closed = true
 	branches := []*branch{t.head.Swap(nil), t.body.Swap(nil)}
+	c := t.content
 	t.mu.Unlock()
 	for _, b := range branches {
 		if b != nil {
 			err = errors.Join(err, b.close())
 		}
+	}
+	if c != nil && c.close != nil {
+		err = errors.Join(err, c.close())
 	}
 	return err
 }
@@ -299,15 +324,12 @@ type pace struct {
 	at   time.Time
 }
 
-// since returns how many bytes per second came in each stripe since the last call, by the mean size of the image's blocks.
-func (p *pace) since(held []int, im *image, now time.Time) (rates []int64) {
-	if len(held) == len(p.held) && im != nil {
-		bytes, blocks := int64(0), 0
-		for _, ix := range im.indexes {
-			bytes, blocks = bytes+ix.StoredSize(), blocks+ix.Len()
-		}
+// since returns how many bytes per second came in each stripe since the last call, by the mean size of the blocks.
+func (p *pace) since(held []int, c *content, now time.Time) (rates []int64) {
+	if len(held) == len(p.held) && c != nil {
+		mean := c.meanBlock()
 		for i := range held {
-			came := float64(max(0, held[i]-p.held[i])) * float64(bytes) / float64(max(1, blocks))
+			came := float64(max(0, held[i]-p.held[i])) * mean
 			rates = append(rates, int64(came/max(now.Sub(p.at).Seconds(), 1e-3)))
 		}
 	}

@@ -72,9 +72,14 @@ type proxy struct {
 	log       *slog.Logger
 }
 
-func newProxy(cfg Config, c *cache.Cache, client *registry.Client) (*proxy, error) {
+// newProxy returns the proxy of a node; trees is nil if the node is in no cluster.
+func newProxy(cfg Config, c *cache.Cache, client *registry.Client, trees *cluster) (*proxy, error) {
 	up := upstream{client, cfg.Proxy.ShareCredentials}
-	downloads := registryproxy.NewDownloads(registryproxy.Streamed(up), plainStore{c}, cfg.Log)
+	source := registryproxy.Streamed(up)
+	if trees != nil {
+		source = plainTree{trees, c, up, source}
+	}
+	downloads := registryproxy.NewDownloads(source, plainStore{c}, cfg.Log)
 	handler, err := registryproxy.New(registryproxy.Config{
 		Upstream: up, Blobs: downloads, Manifests: plainStore{c}, DefaultUpstream: cfg.Proxy.DefaultUpstream,
 		TagTTL: cfg.Proxy.TagTTL.Duration, GrantTTL: cfg.Proxy.GrantTTL.Duration, OfflineFor: cfg.Proxy.OfflineFor.Duration, Log: cfg.Log,

@@ -55,6 +55,7 @@ func (ix *Index) Find(off, n int64) (first, end int) {
 
 // An IndexBuilder collects the index of a blob while it is written. The zero value is ready for zstd blocks.
 type IndexBuilder struct {
+	plain       bool // the blocks are stored as they are
 	stored, raw int64
 	entries     []indexEntry
 }
@@ -69,6 +70,9 @@ func (b *IndexBuilder) Append(id BlockID, storedLength, rawLength int64) {
 // Index returns the index of the stored blob with the given digest, whose blocks were appended.
 func (b *IndexBuilder) Index(blob digest.Digest) (*Index, error) {
 	ix := &Index{blob: blob, codec: CodecZstd, end: b.stored, rawSize: b.raw, entries: b.entries}
+	if b.plain {
+		ix.codec = CodecNone
+	}
 	if len(ix.entries) > MaxBlocks {
 		return nil, fmt.Errorf("chunk index of %s: %d blocks, at most %d: %w", blob, len(ix.entries), MaxBlocks, ErrUnsupported)
 	}

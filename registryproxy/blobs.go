@@ -74,6 +74,8 @@ type Sink interface {
 	Write(block int, data []byte) error
 	// Wanted returns a missing block for which a client waits, the first one to do so; ok is false if nobody does.
 	Wanted() (block int, ok bool)
+	// ReadAt reads blocks that are here, until Fetch has returned and the blob is kept or thrown away.
+	io.ReaderAt
 }
 
 // Store keeps blobs on disk. Safe for concurrent use.

@@ -121,6 +121,9 @@ func (d *download) Write(block int, data []byte) error {
 	return d.advance(block, data)
 }
 
+// ReadAt implements Sink.
+func (d *download) ReadAt(p []byte, off int64) (int, error) { return d.file.ReadAt(p, off) }
+
 // advance hashes what follows the bytes that are hashed: the block that has just arrived, and those that came before their turn.
 func (d *download) advance(block int, data []byte) error {
 	d.hashing.Lock()

@@ -143,14 +143,19 @@ func (r *run) atEnd(resp *Response, first, end int) error {
 	return nil
 }
 
-// ask sends the request and checks that the answer is what was asked for.
+// ask asks for the blocks from first to end.
 func (r *run) ask(ctx context.Context, way Blob, first, end int) (*Response, error) {
-	req := Request{Method: http.MethodGet, Host: way.Host, Repo: way.Repo, Kind: "blobs", Ref: way.Digest.String(),
-		Authorization: way.Authorization, Avoid: r.f.Avoid}
 	off, _ := way.Block(first)
 	last, n := way.Block(end - 1)
-	if off > 0 || last+n < way.Size {
-		req.Range = fmt.Sprintf("bytes=%d-%d", off, last+n-1)
+	return r.askBytes(ctx, way, off, last+n)
+}
+
+// askBytes sends the request and checks that the answer is what was asked for.
+func (r *run) askBytes(ctx context.Context, way Blob, off, end int64) (*Response, error) {
+	req := Request{Method: http.MethodGet, Host: way.Host, Repo: way.Repo, Kind: "blobs", Ref: way.Digest.String(),
+		Authorization: way.Authorization, Avoid: r.f.Avoid}
+	if off > 0 || end < way.Size {
+		req.Range = fmt.Sprintf("bytes=%d-%d", off, end-1)
 	}
 	resp, err := r.up.Do(ctx, req)
 	if err != nil {
@@ -159,11 +164,21 @@ func (r *run) ask(ctx context.Context, way Blob, first, end int) (*Response, err
 	if resp.Status/100 == 2 && !slices.Contains(r.from, resp.From) {
 		r.from = append(r.from, resp.From)
 	}
-	if err := checkBody(resp, req, off, last+n, way.Size); err != nil {
+	if err := checkBody(resp, req, off, end, way.Size); err != nil {
 		_ = resp.Body.Close() // given up
 		return nil, err
 	}
 	return resp, nil
+}
+
+// ReadRange asks one registry for n bytes of a blob from off on. Who gave wrong bytes is avoided.
+func ReadRange(ctx context.Context, up Upstream, way Blob, avoid []string, off, n int64) (io.ReadCloser, error) {
+	r := &run{up: up, f: Fetch{Digest: way.Digest, Size: way.Size, Avoid: avoid}}
+	resp, err := r.askBytes(ctx, way, off, off+n)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
 }
 
 // checkBody checks that the answer's body is bytes off to end of a blob of size bytes. A whole blob that comes instead is skipped to

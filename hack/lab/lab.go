@@ -190,7 +190,7 @@ func (l *Lab) startNodes(ctx context.Context) error {
 		group.Go(func() (err error) {
 			h.Node, err = l.Services.Node(ctx, nodelab.NodeConfig{
 				Name: h.Name, Xylem: l.cfg.Agents, AgentConfig: l.scheduler.agentConfig(h) + l.cfg.AgentConfig, Place: h,
-				AgentOnly: !l.cfg.Containerd, Containerd: l.cfg.ContainerdBinary, Ctr: l.cfg.Ctr,
+				Proxy: l.cfg.Agents, AgentOnly: !l.cfg.Containerd, Containerd: l.cfg.ContainerdBinary, Ctr: l.cfg.Ctr,
 			})
 			if err != nil {
 				return fmt.Errorf("%s: %w", h.Name, err)

@@ -9,12 +9,15 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/xylem-project/xylem/hack/nodelab"
 )
 
 // Throughput sends zeros over one TCP connection for a while and returns the rate at which they arrive: what the wire gives to
@@ -92,8 +95,13 @@ type Download struct {
 // downloads at a time, as containerd does.
 const downloads = 3
 
-// Download reads an image's layers from the registry as a client without any of us would, and forgets them: no unpacking, no hash,
-// no disk.
+// Proxied is an image's reference as clients on a host name it that go through the host's registry proxy.
+func Proxied(ref string) string {
+	_, name, _ := strings.Cut(ref, "/")
+	return nodelab.ProxyAddress + "/" + name
+}
+
+// Download reads an image's layers as a client without any of us would, and forgets them: no unpacking, no hash, no disk.
 func (h *Host) Download(ctx context.Context, ref string) (Download, error) {
 	transport := &http.Transport{DialContext: h.DialContext, MaxIdleConnsPerHost: downloads, ReadBufferSize: 64 << 10}
 	defer transport.CloseIdleConnections()

@@ -30,10 +30,15 @@ type NodeConfig struct {
 	Place Place
 	// AgentOnly runs no containerd.
 	AgentOnly bool
+	// Proxy runs the agent's registry proxy in front of the lab's registry, at ProxyAddress of a Place with a network of its own.
+	Proxy bool
 	// CRI serves pods, with PauseImage for their sandboxes.
 	CRI        bool
 	PauseImage string
 }
+
+// ProxyAddress is where the registry proxy of a node listens that has one.
+const ProxyAddress = "127.0.0.1:9751"
 
 // Node is a containerd of its own with an empty store and, if wanted, an agent with an empty cache.
 type Node struct {
@@ -122,7 +127,11 @@ func (n *Node) ConfigFile() string { return filepath.Join(n.dir, "agent.toml") }
 
 // startAgent runs `xylem agent` until its snapshotter answers.
 func (n *Node) startAgent(ctx context.Context) error {
-	config := fmt.Sprintf("root = %q\nstate = %q\nadmin = \"\"\nproxy.listen = \"\"\ntrusted_keys = [%q]\n%s\n%s", n.Root(), n.State(), n.lab.publicKey(),
+	proxy := `proxy.listen = ""`
+	if n.cfg.Proxy {
+		proxy = fmt.Sprintf("proxy.listen = %q\nproxy.default_upstream = %q", ProxyAddress, n.lab.Host())
+	}
+	config := fmt.Sprintf("root = %q\nstate = %q\nadmin = \"\"\n%s\ntrusted_keys = [%q]\n%s\n%s", n.Root(), n.State(), proxy, n.lab.publicKey(),
 		n.cfg.AgentConfig, n.lab.registryConfig())
 	if err := os.WriteFile(n.ConfigFile(), []byte(config), 0o600); err != nil {
 		return err
