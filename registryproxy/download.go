@@ -133,6 +133,11 @@ func (d *download) advance(block int, data []byte) error {
 	}
 	d.hash.Write(data)
 	d.prefix++
+	return d.catchUp()
+}
+
+// catchUp hashes blocks that are here, up to the first one that is not; hashing is held.
+func (d *download) catchUp() error {
 	var buf []byte
 	for first, _ := d.Gap(d.prefix); d.prefix < first; d.prefix++ {
 		if buf == nil {
@@ -151,6 +156,9 @@ func (d *download) advance(block int, data []byte) error {
 func (d *download) verify() error {
 	d.hashing.Lock()
 	defer d.hashing.Unlock()
+	if err := d.catchUp(); err != nil { // what another Write has not hashed yet
+		return err
+	}
 	if d.prefix < len(d.have) {
 		return fmt.Errorf("blob %s: %d of %d blocks came: %w", d.blob.Digest, d.prefix, len(d.have), blockfmt.ErrTransient)
 	}

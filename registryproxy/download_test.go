@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -200,4 +202,44 @@ func TestReadersLeaveWhileTheyWait(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestDoneAsSoonAsAllBlocksAreHere: a Source may return when there is no gap, though other goroutines of it are still in Write.
+func TestDoneAsSoonAsAllBlocksAreHere(t *testing.T) {
+	const blocks = 3
+	body := noise(7, blocks*blockfmt.BlockSize)
+	b := registryproxy.Blob{Digest: digest.FromBytes(body), Size: int64(len(body)), Host: host}
+	var writers sync.WaitGroup
+	source := sourceFunc(func(_ context.Context, _ registryproxy.Fetch, sink registryproxy.Sink) ([]string, error) {
+		for i := range blocks {
+			writers.Go(func() {
+				off, n := b.Block(i)
+				if err := sink.Write(i, body[off:off+n]); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		for first, end := sink.Gap(0); first < end; first, end = sink.Gap(0) {
+			runtime.Gosched()
+		}
+		return []string{"peer"}, nil
+	})
+	for range 200 {
+		s := registryproxy.NewDownloads(source, &disk{dir: t.TempDir()}, slog.New(slog.DiscardHandler))
+		content, err := s.Open(t.Context(), b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for off := int64(0); off < b.Size; {
+			n, err := content.Ready(t.Context(), off)
+			if err != nil {
+				t.Fatal(err)
+			}
+			off += n
+		}
+		writers.Wait()
+		if err := errors.Join(content.Close(), s.Close()); err != nil {
+			t.Error(err)
+		}
+	}
 }
