@@ -10,7 +10,7 @@ GO       ?= go
 FUZZTIME     ?= 60s
 TESTFUZZTIME ?= 2000x
 
-.PHONY: all build test lint demo demo-image bench bench-node bench-tree bench-tree-sim deps nightly fuzz clean
+.PHONY: all build test lint demo demo-image bench bench-node bench-tree bench-proxy bench-tree-sim deps nightly fuzz clean
 
 all: build
 
@@ -38,7 +38,7 @@ lint:
 demo: deps build
 	$(GO) run ./hack/demo
 
-bench: bench-node bench-tree
+bench: bench-node bench-tree bench-proxy
 
 # The figures of docs/benchmarks.md. Writes hack/out/bench-node.json.
 bench-node: deps build
@@ -47,6 +47,10 @@ bench-node: deps build
 # Its figures of function trees. Writes hack/out/bench-tree.json.
 bench-tree: deps build
 	$(GO) run ./hack/bench-tree
+
+# Its figures of the registry proxy. Writes hack/out/bench-proxy.json.
+bench-proxy: deps build
+	$(GO) run ./hack/bench-proxy
 
 # The figures of simulated trees alone. Writes hack/out/bench-tree-sim.json.
 bench-tree-sim:

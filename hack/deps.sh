@@ -8,6 +8,7 @@ packages=(
     containerd runc                # what we plug into
     containernetworking-plugins    # pods have a network
     docker-registry                # a real registry on loopback
+    nginx                          # what the registry proxy is compared with
     mmdebstrap umoci               # build the demo's image
     skopeo                         # push it
     erofs-utils                    # fsck.erofs and mkfs.erofs judge our images

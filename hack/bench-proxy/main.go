@@ -55,6 +55,9 @@ var steps = []struct {
 	do   func(*bench, context.Context) error
 }{
 	{"lab8", (*bench).lab8},
+	{"warm", (*bench).warm},
+	{"memory", (*bench).memory},
+	{"manifest", (*bench).manifest},
 }
 
 // rows are the figures in the order of the table.
@@ -62,6 +65,13 @@ var rows = []figures.Row{
 	figures.AtMost("lab8_plain_t_over_lb", "8 hosts at 100 Mbit/s pull an image that nobody converted, until the last has it, of LB", "<= 1.30", 1.30),
 	figures.AtMost("lab8_plain_egress_over_f", "bytes that left the registry meanwhile, of the image", "<= 1.05", 1.05),
 	figures.Shown("lab8_plain_direct_t_over_lb", "the same without xylem, each host from the registry, of LB"),
+	figures.AtLeast("warm_blob_vs_nginx", "speed of a blob of 1 GiB that the proxy keeps, over loopback, of nginx's with the same file", ">= 0.80", 0.8),
+	figures.Shown("warm_blob_bytes_per_second", "that speed"),
+	figures.Shown("nginx_bytes_per_second", "nginx's"),
+	figures.AtMost("rss_200_downloads_bytes", "proxy's memory with 200 downloads of a blob of 1 GiB at once, at its highest", "<= 64 MiB", 64<<20),
+	figures.AtMost("manifest_p50_added_seconds", "a manifest that the proxy keeps takes longer than from docker-registry, medians", "<= 1 ms", 1e-3),
+	figures.Shown("manifest_p50_seconds", "how long that is"),
+	figures.Shown("registry_manifest_p50_seconds", "docker-registry's time"),
 }
 
 func stepNames() (names []string) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"strings"
 	"time"
@@ -68,7 +69,12 @@ func value(unit string, x float64) string {
 	switch unit {
 	case "B":
 		return fmt.Sprintf("%.0f MiB", x/(1<<20))
+	case "B/s":
+		return fmt.Sprintf("%.0f MiB/s", x/(1<<20))
 	case "s":
+		if x != 0 && math.Abs(x) < 0.01 {
+			return fmt.Sprintf("%.2f ms", x*1e3)
+		}
 		return fmt.Sprintf("%.2f s", x)
 	case "1/s", "count":
 		return fmt.Sprintf("%.0f", x)
