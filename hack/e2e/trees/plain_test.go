@@ -20,9 +20,9 @@ func TestPlain(t *testing.T) {
 	l := up(t)
 	s := newPlain(t, l, "plain", 4<<20, 12<<20)
 	s.pull(t, l.Hosts()...)
-	s.egress(t, 1.08)
+	s.egress(t, 1.2) // of 33 blocks, each stripe of a layer may have one on its way when its root is replaced
 	s.genuine(t, l.Hosts()...)
-	s.egress(t, 1.08)
+	s.egress(t, 1.2)
 }
 
 // newPlain puts an image with a layer of noise for each size into the registry.
