@@ -37,10 +37,31 @@ type cluster struct {
 	node   *stream.Node
 	host   *stream.Host
 	client *api.Client
+	places places
 
 	mu     sync.Mutex
 	closed bool
 	trees  map[digest.Digest]*membership // by the block image's manifest
+}
+
+// places are where the agent is in trees, as schedulers say. An api.Client has them.
+type places interface {
+	// Enter asks for a place in the tree of an image, until Leave.
+	Enter(image digest.Digest, ref string, total []int)
+	Leave(image digest.Digest)
+	// Stripes is 0 while no scheduler has answered; WaitStripes waits for the first one to do so or not.
+	Stripes() int
+	WaitStripes(ctx context.Context) int
+	// Reachable says whether some scheduler may answer now.
+	Reachable() bool
+	// Beat has the schedulers told soon how the agent is.
+	Beat()
+}
+
+// credentials prove to other agents that this one is of the cluster, and judge their proofs. An api.Client has them.
+type credentials interface {
+	Credential() []byte
+	Admit(peer string, credential []byte) error
 }
 
 // grace is how long a read, and what is needed to mount an image, waits for the scheduler to say where the agent's place in the tree is.
@@ -79,16 +100,22 @@ func newCluster(cfg Config, store *cache.Cache, registry func(origin) (blockfmt.
 	if err != nil {
 		return nil, err
 	}
-	c.node, err = stream.NewNode(stream.NodeConfig{Authorize: func(stream.PeerID) error { return nil }, Report: c.cutOff, Edges: maxEdges, Ban: ban, Measured: c.client.Beat, Verify: blockfmt.VerifyLength,
-		Up: int64(cfg.UploadLimit), Down: int64(cfg.DownloadLimit)})
+	c.places = c.client
+	return c, c.connect(key, c.client)
+}
+
+// connect makes what peers reach. It does no I/O.
+func (c *cluster) connect(key ed25519.PrivateKey, proofs credentials) (err error) {
+	c.node, err = stream.NewNode(stream.NodeConfig{Authorize: func(stream.PeerID) error { return nil }, Report: c.cutOff, Edges: maxEdges, Ban: ban, Measured: c.places.Beat, Verify: blockfmt.VerifyLength,
+		Up: int64(c.cfg.UploadLimit), Down: int64(c.cfg.DownloadLimit)})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	c.host, err = stream.NewHost(stream.HostConfig{Node: c.node, Key: key, Listen: []netip.AddrPort{cfg.Listen},
-		Credential: c.client.Credential, Admit: func(p stream.PeerID, credential []byte) error { return c.client.Admit(string(p), credential) }, Failed: func(p stream.PeerID, err error) {
-			cfg.Log.Debug("a child's edge ended", "peer", p, "err", err)
+	c.host, err = stream.NewHost(stream.HostConfig{Node: c.node, Key: key, Listen: []netip.AddrPort{c.cfg.Listen},
+		Credential: proofs.Credential, Admit: func(p stream.PeerID, credential []byte) error { return proofs.Admit(string(p), credential) }, Failed: func(p stream.PeerID, err error) {
+			c.cfg.Log.Debug("a child's edge ended", "peer", p, "err", err)
 		}})
-	return c, err
+	return err
 }
 
 // identity returns the agent's key, which is made when there is none.
@@ -185,7 +212,7 @@ func (c *cluster) tree(image digest.Digest, ref string) (*membership, error) {
 	if t == nil {
 		t = &membership{cluster: c, image: image, placed: make(chan struct{}), positions: map[int]api.Position{}, failed: map[string]bool{}, cutOff: map[string]time.Time{}}
 		c.trees[image] = t
-		c.client.Enter(image, ref, nil)
+		c.places.Enter(image, ref, nil)
 	}
 	t.used = time.Now()
 	return t, nil
@@ -316,7 +343,7 @@ func (c *cluster) leave(image digest.Digest, why string) {
 
 // end leaves a tree that was taken out of trees.
 func (c *cluster) end(t *membership, why string) {
-	c.client.Leave(t.image)
+	c.places.Leave(t.image)
 	c.cfg.Log.Info("tree left", "image", t.image, "why", why)
 	if err := t.close(); err != nil {
 		c.cfg.Log.Warn("tree left with an error", "image", t.image, "err", err)
@@ -358,7 +385,7 @@ func (b *branch) close() error {
 func (c *cluster) branch(image *stream.Image, part *content, failed func(stream.PeerID, error)) (*branch, error) {
 	b := new(branch)
 	wait := grace
-	if !c.client.Reachable() {
+	if !c.places.Reachable() {
 		wait = 0
 	}
 	once := fetch.Coalesced(part.registry)

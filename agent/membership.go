@@ -68,7 +68,7 @@ func (t *membership) has(d digest.Digest) bool { return d == t.image || d == hea
 func (t *membership) openHead(ctx context.Context, manifest ocispec.Manifest, from place) (place, error) {
 	wait, stop := context.WithTimeout(ctx, grace)
 	defer stop()
-	stripes := t.cluster.client.WaitStripes(wait)
+	stripes := t.cluster.places.WaitStripes(wait)
 	if stripes == 0 {
 		return from, nil
 	}
@@ -160,7 +160,7 @@ func (t *membership) openBody(c *content) (*content, error) {
 	if t.content == nil {
 		t.content = c
 	}
-	if stripes := t.cluster.client.Stripes(); stripes > 0 {
+	if stripes := t.cluster.places.Stripes(); stripes > 0 {
 		return t.content, t.bodyIn(stripes)
 	}
 	return t.content, nil
@@ -242,7 +242,7 @@ func (t *membership) lost(peer stream.PeerID, err error) {
 		t.failed[string(peer)] = true
 	}
 	t.mu.Unlock()
-	t.cluster.client.Beat()
+	t.cluster.places.Beat()
 }
 
 // cutsOff takes note of a peer that cannot be trusted.
@@ -252,7 +252,7 @@ func (t *membership) cutsOff(peer stream.PeerID) {
 		t.cutOff[string(peer)] = time.Now()
 	}
 	t.mu.Unlock()
-	t.cluster.client.Beat()
+	t.cluster.places.Beat()
 }
 
 // report says how the agent gets on with the image, and how many children it feeds.

@@ -25,6 +25,9 @@ const (
 	leastPlain = 64 << 10
 	// stillness is how long nothing of a blob comes before its next block is asked for.
 	stillness = time.Second
+	// slowBlock is how long a block may take that a slow registry sends after others: the registry's client ends a request much sooner of which
+	// nothing comes at all.
+	slowBlock = time.Minute
 	// outOfTurn is how many blocks ahead one is that a client does not have to wait for.
 	outOfTurn = 16
 )
@@ -60,7 +63,7 @@ func (p plainTree) Fetch(ctx context.Context, f registryproxy.Fetch, sink regist
 func (p plainTree) through(ctx context.Context, f registryproxy.Fetch, sink registryproxy.Sink) error {
 	wait, stop := context.WithTimeout(ctx, grace)
 	defer stop()
-	if p.cluster.client.WaitStripes(wait) == 0 {
+	if p.cluster.places.WaitStripes(wait) == 0 {
 		return fmt.Errorf("no scheduler has answered: %w", blockfmt.ErrTransient)
 	}
 	t, blob, err := p.enter(f, sink)
@@ -98,7 +101,7 @@ func (p plainTree) enter(f registryproxy.Fetch, sink registryproxy.Sink) (*membe
 	}
 	blob := &plainBlob{cache: p.cache, up: p.up, came: make(chan struct{})}
 	ranged := fetch.Ranged(blob, fetch.RangedConfig{Requests: p.cluster.cfg.Connections, Window: time.Millisecond, MinBytes: 4 << 20})
-	mine := &content{indexes: []*blockfmt.Index{ix}, store: blob, registry: fetch.Retry(ranged, fetch.RetryConfig{}), order: order, ahead: len(order),
+	mine := &content{indexes: []*blockfmt.Index{ix}, store: blob, registry: fetch.Retry(ranged, fetch.RetryConfig{Timeout: slowBlock}), order: order, ahead: len(order),
 		close: func() error { return errors.Join(ranged.Close(), blob.close()) }}
 	blob.arrive(f, sink)
 	there, err := t.openBody(mine)
