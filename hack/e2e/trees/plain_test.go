@@ -1,18 +1,24 @@
 package trees
 
 import (
+	"context"
 	"crypto/sha256"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/xylem-project/xylem/hack/containerdtest"
 	"github.com/xylem-project/xylem/hack/lab"
+	"github.com/xylem-project/xylem/scheduler/api"
 )
 
 // TestPlain lets hosts pull an image that nobody converted, through the registry proxies of their nodes.
@@ -69,21 +75,103 @@ func (s *spread) pull(t *testing.T, hosts ...*lab.Host) {
 func (s *spread) genuine(t *testing.T, hosts ...*lab.Host) {
 	t.Helper()
 	for _, h := range hosts {
-		transport := &http.Transport{DialContext: h.DialContext}
-		defer transport.CloseIdleConnections()
-		tag, err := name.ParseReference(lab.Proxied(s.ref), name.Insecure)
-		must(t, err)
-		image, err := remote.Image(tag, remote.WithContext(t.Context()), remote.WithTransport(transport))
-		must(t, err)
-		layers, err := image.Layers()
-		must(t, err)
-		for _, layer := range layers {
-			body, err := layer.Compressed()
-			must(t, err)
-			if _, err := io.Copy(io.Discard, body); err != nil {
-				t.Errorf("%s: %v", h.Name, err)
-			}
-			must(t, body.Close())
+		if err := s.verified(t.Context(), h); err != nil {
+			t.Errorf("%s: %v", h.Name, err)
 		}
 	}
+}
+
+// verified reads all layers on a host, and compares digests.
+func (s *spread) verified(ctx context.Context, h *lab.Host) error {
+	transport := &http.Transport{DialContext: h.DialContext}
+	defer transport.CloseIdleConnections()
+	tag, err := name.ParseReference(lab.Proxied(s.ref), name.Insecure)
+	if err != nil {
+		return err
+	}
+	image, err := remote.Image(tag, remote.WithContext(ctx), remote.WithTransport(transport))
+	if err != nil {
+		return err
+	}
+	layers, err := image.Layers()
+	if err != nil {
+		return err
+	}
+	for _, layer := range layers {
+		body, err := layer.Compressed()
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, body)
+		if err := errors.Join(err, body.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestPlainRootIsKilled kills the agent that reads a layer from the registry when half of it has come: the clients of all others get the
+// layer without noticing, and somebody else reads the rest.
+func TestPlainRootIsKilled(t *testing.T) {
+	l := up(t)
+	s := newPlain(t, l, "killed", 3*imageBytes)
+	var g errgroup.Group
+	results := make([]error, len(l.Hosts()))
+	for i, h := range l.Hosts() {
+		g.Go(func() error { results[i] = s.verified(t.Context(), h); return nil })
+	}
+	var root *lab.Host
+	eventually(t, patience, "a root", func() (err error) { root, err = s.plainRoot(t.Context()); return err })
+	eventually(t, patience, "half of the layer has left the registry", func() error {
+		now, err := l.Registry().Traffic(t.Context())
+		if sent := now.Sub(s.before).Sent; err == nil && int64(sent) < s.stored/2 {
+			err = fmt.Errorf("%d bytes of %d", sent, s.stored)
+		}
+		return err
+	})
+	must(t, root.Node.KillAgent())
+	must(t, g.Wait())
+	for i, h := range l.Hosts() {
+		switch {
+		case h == root && results[i] == nil:
+			t.Error("the root's client had all before the agent was killed: nothing was tested")
+		case h != root && results[i] != nil:
+			t.Errorf("%s, after %s was killed: %v\n%s", h.Name, root.Name, results[i], h.Node.AgentLogTail())
+		}
+	}
+	s.egress(t, 2)
+	must(t, root.Restart(t.Context()))
+	s.genuine(t, l.Hosts()...)
+	s.egress(t, 2)
+}
+
+// plainRoot returns the host that reads the image's only layer from the registry in stripe 0, once all are in its tree.
+func (s *spread) plainRoot(ctx context.Context) (*lab.Host, error) {
+	on := s.Hosts()[0]
+	out, err := on.Node.Xylem(ctx, "tree", "--output", "json")
+	if err != nil {
+		return nil, err
+	}
+	var trees []api.TreeInfo
+	if err := json.Unmarshal([]byte(out), &trees); err != nil {
+		return nil, err
+	}
+	for _, info := range trees {
+		if out, err = on.Node.Xylem(ctx, "tree", info.Image.String(), "--output", "json"); err != nil {
+			return nil, err
+		}
+		var tree api.Tree
+		if err := json.Unmarshal([]byte(out), &tree); err != nil {
+			return nil, err
+		}
+		if err := sound(tree, s.Hosts()); err != nil {
+			return nil, err
+		}
+		for _, h := range s.Hosts() {
+			if slices.ContainsFunc(tree.Members, func(m api.TreeMember) bool { return is(m, h) && rootOf(tree, m) }) {
+				return h, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("no root in %d trees", len(trees))
 }
