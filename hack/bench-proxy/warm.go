@@ -76,7 +76,11 @@ func (a *alone) startNginx(ctx context.Context) (url string, stop func() error, 
 	if err := os.Remove(a.file); err != nil {
 		return "", nil, err
 	}
-	kept, err := a.kept()
+	var kept string
+	err = a.proxy.Poll(ctx, time.Minute, func() (err error) { // it is synced before it is kept
+		kept, err = a.kept()
+		return err
+	})
 	if err != nil {
 		return "", nil, err
 	}
