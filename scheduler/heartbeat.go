@@ -45,6 +45,9 @@ func (k *keeper) progress(i *image, a *agent, m api.Membership) error {
 			return fmt.Errorf("%w: heartbeat: %w", errInvalid, err)
 		}
 	}
+	if len(m.Total) > 0 {
+		known.total = slices.Clone(m.Total)
+	}
 	known.rates = slices.Clone(m.Rates)
 	k.remind(i, t, id, m.Epochs)
 	for _, failed := range m.Failed {

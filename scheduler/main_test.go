@@ -248,7 +248,7 @@ func (n *node) heartbeat() api.Heartbeat {
 	defer n.mu.Unlock()
 	h := api.Heartbeat{Agent: api.Peer{ID: n.id, Addrs: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:4001")}}, Draining: n.draining}
 	for image, positions := range n.positions {
-		m := api.Membership{Image: image, Held: make([]int, len(positions)), Total: make([]int, len(positions)), Failed: slices.Clone(n.failed)}
+		m := api.Membership{Image: image, Held: make([]int, len(positions)), Total: slices.Repeat([]int{3}, len(positions)), Failed: slices.Clone(n.failed)}
 		for _, p := range positions {
 			epoch := uint64(0)
 			if p != nil {

@@ -2,6 +2,8 @@ package scheduler_test
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/xylem-project/xylem/scheduler/api"
@@ -38,6 +40,15 @@ func TestAgentsFindTheirPlaces(t *testing.T) {
 	if err != nil || len(v.Members) != 8 || v.Owner != d.url || v.Ref == "" {
 		t.Errorf("%+v %v", v, err)
 	}
+	eventually(t, "progress of all", func() error {
+		v, err := nodes[3].client.Tree(t.Context(), imageName(1))
+		for _, m := range v.Members {
+			if !slices.Equal(m.Held, []int{0, 0}) || !slices.Equal(m.Total, []int{3, 3}) {
+				return errors.Join(err, fmt.Errorf("%s has %d of %d", m.Agent.ID, m.Held, m.Total))
+			}
+		}
+		return err
+	})
 	nodes[0].client.Leave(imageName(1))
 	eventually(t, "places without one", func() error { return consistent(imageName(1), nodes[1:]) })
 	trees, err := nodes[0].client.Trees(t.Context())

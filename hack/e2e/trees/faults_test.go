@@ -1,6 +1,9 @@
 package trees
 
 import (
+	"errors"
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -34,6 +37,15 @@ func nothingFails(t *testing.T, s *spread) {
 	s.inTree(t, patience, s.Hosts()[2], s.Hosts()...)
 	s.complete(t, s.Hosts()...)
 	s.egress(t, 1.10)
+	eventually(t, patience, "the tree shows that all have all", func() error {
+		tree, err := s.tree(t.Context(), s.Hosts()[1])
+		for _, m := range tree.Members {
+			if len(m.Held) != tree.Stripes || !slices.Equal(m.Held, m.Total) || m.Total[0] == 0 {
+				return errors.Join(err, fmt.Errorf("%v has %d of %d", m.Agent.Addrs, m.Held, m.Total))
+			}
+		}
+		return err
+	})
 }
 
 // A root is killed half-way: somebody else reads the rest from the registry, and again what only the root had, and what it had under way,
