@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -50,6 +51,7 @@ type authEntry struct {
 	header    string
 	expires   time.Time // zero: never
 	challenge challenge
+	from      *pluginAnswer // of the credentials that header is made with, nil if they are no plugin's
 }
 
 func (e *authEntry) lock(ctx context.Context, host string) error {
@@ -121,8 +123,14 @@ func (a *authorizer) header(ctx context.Context, r *Repository) (string, error) 
 	if e.expires.IsZero() || time.Now().Before(e.expires) {
 		return e.header, nil
 	}
-	return e.header, a.renew(ctx, r, e)
+	err := a.renew(ctx, r, e)
+	if err != nil && e.from != nil && e.basic() && ctx.Err() == nil { // the plugin fails: what it gave before may do
+		e.expires, err = time.Now().Add(pluginFailureLife), nil
+	}
+	return e.header, err
 }
+
+func (e *authEntry) basic() bool { return strings.HasPrefix(e.header, "Basic ") }
 
 // challenged answers a 401 to a request that was sent with the header sent. It returns the header to try again with, or
 // ErrDenied if there is none.
@@ -140,6 +148,9 @@ func (a *authorizer) challenged(ctx context.Context, r *Repository, sent string,
 		return "", fmt.Errorf("%s asks for authentication in no known way: %w", r.host, blockfmt.ErrDenied)
 	}
 	e.challenge = ch
+	if sent != "" && e.basic() {
+		e.from.forget()
+	}
 	if err := a.renew(ctx, r, e); err != nil {
 		return "", err
 	}
@@ -149,12 +160,35 @@ func (a *authorizer) challenged(ctx context.Context, r *Repository, sent string,
 	return e.header, nil
 }
 
-// renew sets e.header from e.challenge and the credentials; e is locked.
+// outdated says whether a header that was just refused is made of credentials that a plugin may have replaced.
+func (a *authorizer) outdated(ctx context.Context, r *Repository, sent string) bool {
+	e := a.entry(r)
+	if e.lock(ctx, r.host) != nil {
+		return false
+	}
+	defer e.unlock()
+	return e.basic() && (e.header != sent || e.from.mayForget())
+}
+
+// renew sets e.header from e.challenge and the credentials; e is locked. If a token server refuses those of a plugin, the plugin
+// is asked again.
 func (a *authorizer) renew(ctx context.Context, r *Repository, e *authEntry) error {
-	cred, err := a.credentials(ctx, r)
+	cred, from, err := a.credentials(ctx, r)
 	if err != nil {
 		return err
 	}
+	err = a.use(ctx, r, e, cred, from)
+	if !errors.Is(err, blockfmt.ErrDenied) || !from.forget() {
+		return err
+	}
+	if cred, from, err = a.credentials(ctx, r); err != nil {
+		return err
+	}
+	return a.use(ctx, r, e, cred, from)
+}
+
+// use sets e.header from e.challenge and cred; e is locked.
+func (a *authorizer) use(ctx context.Context, r *Repository, e *authEntry, cred Credentials, from *pluginAnswer) error {
 	switch {
 	case cred.RegistryToken != "":
 		e.header, e.expires = "Bearer "+cred.RegistryToken, time.Time{}
@@ -162,7 +196,7 @@ func (a *authorizer) renew(ctx context.Context, r *Repository, e *authEntry) err
 		if cred.Username == "" {
 			return fmt.Errorf("no credentials for %s: %w", r, blockfmt.ErrDenied)
 		}
-		e.header, e.expires = basicHeader(cred), time.Time{}
+		e.header, e.expires = basicHeader(cred), from.expires()
 	default:
 		tok, err := a.exchange(ctx, r, e.challenge, cred)
 		if err != nil {
@@ -171,6 +205,7 @@ func (a *authorizer) renew(ctx context.Context, r *Repository, e *authEntry) err
 		life := max(time.Duration(tok.ExpiresIn)*time.Second, minTokenLife)
 		e.header, e.expires = "Bearer "+tok.value(), time.Now().Add(life-tokenSlack)
 	}
+	e.from = from
 	return nil
 }
 
@@ -178,22 +213,42 @@ func basicHeader(cred Credentials) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(cred.Username+":"+cred.Password))
 }
 
-func (a *authorizer) credentials(ctx context.Context, r *Repository) (Credentials, error) {
+// credentials returns those for a repository, and the plugin's answer that they are from. Those that were set come first, then the
+// Keychain's, then the plugins'.
+func (a *authorizer) credentials(ctx context.Context, r *Repository) (Credentials, *pluginAnswer, error) {
 	a.mu.Lock()
 	cred, ok := a.creds[r.host]
 	a.mu.Unlock()
 	if ok {
-		return cred, nil
+		return cred, nil, nil
 	}
+	cred, err := a.fromKeychain(ctx, r)
+	if cred != (Credentials{}) {
+		return cred, nil, nil
+	}
+	cred, from, pluginErr := a.cfg.Plugins.credentials(ctx, r.host, r.path)
+	if from != nil {
+		return cred, from, nil
+	}
+	if pluginErr != nil && ctx.Err() != nil {
+		return cred, nil, transportError(ctx, r.host, pluginErr)
+	}
+	if err = both(err, pluginErr); err != nil {
+		return cred, nil, fmt.Errorf("credentials for %s: %w: %w", r, err, blockfmt.ErrDenied)
+	}
+	return cred, nil, nil
+}
+
+func (a *authorizer) fromKeychain(ctx context.Context, r *Repository) (Credentials, error) {
 	auth, err := authn.Resolve(ctx, a.cfg.Keychain, r.resource)
 	if err != nil {
-		return Credentials{}, fmt.Errorf("credentials for %s: %w: %w", r, err, blockfmt.ErrDenied)
+		return Credentials{}, err
 	}
 	ac, err := authn.Authorization(ctx, auth)
 	if err != nil {
-		return Credentials{}, fmt.Errorf("credentials for %s: %w: %w", r, err, blockfmt.ErrDenied)
+		return Credentials{}, err
 	}
-	cred = Credentials{Username: ac.Username, Password: ac.Password, IdentityToken: ac.IdentityToken, RegistryToken: ac.RegistryToken}
+	cred := Credentials{Username: ac.Username, Password: ac.Password, IdentityToken: ac.IdentityToken, RegistryToken: ac.RegistryToken}
 	if cred.Username == "" && ac.Auth != "" {
 		if text, err := base64.StdEncoding.DecodeString(ac.Auth); err == nil {
 			cred.Username, cred.Password, _ = strings.Cut(string(text), ":")

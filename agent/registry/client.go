@@ -55,6 +55,8 @@ type Config struct {
 	MayDial func(netip.Addr) bool
 	// Keychain gives credentials where none were set by SetCredentials. Default: docker's config and credential helpers.
 	Keychain authn.Keychain
+	// Plugins give credentials where the Keychain has none. They are closed with the Client. Default: none.
+	Plugins *Plugins
 	// UserAgent is sent with each request. Default "xylem".
 	UserAgent string
 	// Logger gets one line when a registry becomes unavailable. Default: discard.
@@ -74,6 +76,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Keychain == nil {
 		c.Keychain = authn.DefaultKeychain
+	}
+	if c.Plugins == nil {
+		c.Plugins = &Plugins{}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -110,13 +115,14 @@ func New(cfg Config) *Client {
 	c.http = &http.Client{Transport: c.routes, CheckRedirect: dropCredentials}
 	c.auth = newAuthorizer(cfg, c.http)
 	anonymous := cfg
-	anonymous.Keychain = authn.NewMultiKeychain()
+	anonymous.Keychain, anonymous.Plugins = authn.NewMultiKeychain(), &Plugins{}
 	c.nobody = newAuthorizer(anonymous, c.http)
 	return c
 }
 
-// Close closes idle connections. Bodies that Range returned stay readable.
+// Close closes idle connections and ends plugins. Bodies that Range returned stay readable.
 func (c *Client) Close() error {
+	c.cfg.Plugins.Close()
 	c.routes.close()
 	return nil
 }

@@ -73,3 +73,14 @@ func hasKind(err error) bool {
 	}
 	return false
 }
+
+// both joins two errors in one line; either may be nil.
+func both(a, b error) error {
+	switch {
+	case a == nil:
+		return b
+	case b == nil:
+		return a
+	}
+	return fmt.Errorf("%w; %w", a, b)
+}

@@ -128,21 +128,23 @@ func (r *Repository) send(ctx context.Context, req request) (*http.Response, err
 	return resp, err
 }
 
-// sendAuthorized sends req once, or twice if the registry asks for authentication.
+// sendAuthorized sends req once, or twice if the registry asks for authentication, and once more if a plugin may have replaced
+// the credentials that it refuses.
 func (r *Repository) sendAuthorized(ctx context.Context, req request, by *authorizer) (*http.Response, error) {
 	auth, err := by.header(ctx, r)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", req.method, req.place(), err)
 	}
-	resp, err := r.sendOnce(ctx, req, auth)
-	var c *challengeError
-	if !errors.As(err, &c) {
-		return resp, err
+	for tries := 1; ; tries++ {
+		resp, err := r.sendOnce(ctx, req, auth)
+		var c *challengeError
+		if !errors.As(err, &c) || tries == 3 || tries == 2 && !by.outdated(ctx, r, auth) {
+			return resp, err
+		}
+		if auth, err = by.challenged(ctx, r, auth, c.header); err != nil {
+			return nil, fmt.Errorf("%s %s: %w", req.method, req.place(), err)
+		}
 	}
-	if auth, err = by.challenged(ctx, r, auth, c.header); err != nil {
-		return nil, fmt.Errorf("%s %s: %w", req.method, req.place(), err)
-	}
-	return r.sendOnce(ctx, req, auth)
 }
 
 // challengeError is a 401 of the registry itself.
