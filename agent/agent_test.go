@@ -290,13 +290,17 @@ func TestSecondAgentOnTheSameRootIsRefused(t *testing.T) {
 
 func TestConfigIsChecked(t *testing.T) {
 	for name, change := range map[string]func(*Config){
-		"relative root":   func(c *Config) { c.Root = "x" },
-		"colon in state":  func(c *Config) { c.State = "/run/a:b" },
-		"no read timeout": func(c *Config) { c.ReadTimeout = Duration{} },
-		"convert":         func(c *Config) { c.Convert = "maybe" },
-		"mount way":       func(c *Config) { c.MountWay = "magic" },
-		"trusted key":     func(c *Config) { c.TrustedKeys = []string{"/nonexistent"} },
-		"registry ca":     func(c *Config) { c.Registries = map[string]RegistryConfig{"r": {CA: "/dev/null"}} },
+		"relative root":            func(c *Config) { c.Root = "x" },
+		"colon in state":           func(c *Config) { c.State = "/run/a:b" },
+		"no read timeout":          func(c *Config) { c.ReadTimeout = Duration{} },
+		"convert":                  func(c *Config) { c.Convert = "maybe" },
+		"mount way":                func(c *Config) { c.MountWay = "magic" },
+		"trusted key":              func(c *Config) { c.TrustedKeys = []string{"/nonexistent"} },
+		"plugins without programs": func(c *Config) { c.CredentialProviderConfig = "/etc/config.yaml" },
+		"programs without plugins": func(c *Config) { c.CredentialProviderBinDir = "/bin" },
+		"relative plugins":         func(c *Config) { c.CredentialProviderConfig, c.CredentialProviderBinDir = "config.yaml", "/bin" },
+		"no plugins":               func(c *Config) { c.CredentialProviderConfig, c.CredentialProviderBinDir = "/nonexistent", "/bin" },
+		"registry ca":              func(c *Config) { c.Registries = map[string]RegistryConfig{"r": {CA: "/dev/null"}} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := testConfig(t)

@@ -50,6 +50,12 @@ type Config struct {
 	CRI string `toml:"cri"`
 	// TrustedKeys are PEM files with ed25519 public keys of converters. This node's own key is always trusted.
 	TrustedKeys []string `toml:"trusted_keys"`
+	// CredentialProviderConfig is the kubelet's CredentialProviderConfig, a YAML or JSON file or a directory of them: its plugins are asked
+	// for the credentials of images for which docker's configuration has none. They run as the agent does. Default "": no plugins.
+	CredentialProviderConfig string `toml:"credential_provider_config"`
+	// CredentialProviderBinDir is the directory with the plugins' programs, as the kubelet's --image-credential-provider-bin-dir. Default
+	// "": must be set if credential_provider_config is.
+	CredentialProviderBinDir string `toml:"credential_provider_bin_dir"`
 	// Registries holds settings per registry host ("host" or "host:port").
 	Registries map[string]RegistryConfig `toml:"registries"`
 
@@ -122,6 +128,11 @@ func (c *Config) validate() error {
 		return fmt.Errorf("configuration: root %q and state %q must not contain ':', ',' or '\\': they become mount options", c.Root, c.State)
 	case c.Convert != "off" && c.Convert != "background":
 		return fmt.Errorf("configuration: convert = %q, want off or background", c.Convert)
+	case (c.CredentialProviderConfig == "") != (c.CredentialProviderBinDir == ""):
+		return fmt.Errorf("configuration: credential_provider_config and credential_provider_bin_dir must be set together")
+	case c.CredentialProviderConfig != "" && !(filepath.IsAbs(c.CredentialProviderConfig) && filepath.IsAbs(c.CredentialProviderBinDir)):
+		return fmt.Errorf("configuration: credential_provider_config %q and credential_provider_bin_dir %q must be absolute paths",
+			c.CredentialProviderConfig, c.CredentialProviderBinDir)
 	case c.TreeIdle.Duration <= 0 || c.Children < 0:
 		return fmt.Errorf("configuration: tree_idle must be positive, children not negative")
 	case c.ReadTimeout.Duration <= 0 || c.CacheBudget <= 0 || c.Connections <= 0 || c.ReadAhead < blockfmt.PageSize:

@@ -43,6 +43,12 @@ func newRegistry(cfg Config) (*registry.Client, error) {
 		}
 		rc.Hosts[host] = registry.HostConfig{RootCAs: pool, Certificates: certificates, Mirrors: r.Mirrors}
 	}
+	if cfg.CredentialProviderConfig != "" {
+		var err error
+		if rc.Plugins, err = registry.OpenPlugins(cfg.CredentialProviderConfig, cfg.CredentialProviderBinDir, cfg.Log); err != nil {
+			return nil, err
+		}
+	}
 	return registry.New(rc), nil
 }
 
