@@ -122,7 +122,7 @@ func TestPaceOfAnImage(t *testing.T) {
 // Whom an agent cut off it names as long as it refuses it, and whom it could not reach once; not more than a scheduler takes.
 func TestComplaints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := membership{cluster: &cluster{cfg: Config{Log: slog.New(slog.DiscardHandler)}, client: new(api.Client)}, failed: map[string]bool{}, cutOff: map[string]time.Time{}}
+		m := membership{cluster: &cluster{cfg: Config{Log: slog.New(slog.DiscardHandler)}, places: new(api.Client)}, failed: map[string]bool{}, cutOff: map[string]time.Time{}}
 		for i := range 2 * api.MaxNamed {
 			m.cutsOff(stream.PeerID(fmt.Sprint("liar ", i)))
 			m.lost(stream.PeerID(fmt.Sprint("lost ", i)), io.EOF)
