@@ -126,12 +126,13 @@ func pull(ctx context.Context, body *branch, blob *plainBlob, sink registryproxy
 		_, err := body.Blocks().Block(ctx, body.Image().Ref(block))
 		return err
 	}
-	for {
+	for low := 0; ; {
 		came := blob.next()
-		first, end := sink.Gap(0)
+		first, end := sink.Gap(low)
 		if first == end {
 			return nil
 		}
+		low = first // what is here stays
 		wanted, waits := sink.Wanted()
 		var err error
 		select {
@@ -193,11 +194,7 @@ func (b *plainBlob) Range(ctx context.Context, _ digest.Digest, off, n int64) (b
 // Has implements blockfmt.Store.
 func (b *plainBlob) Has(ref blockfmt.Ref) bool {
 	_, sink := b.latest()
-	if sink == nil {
-		return false
-	}
-	first, _ := sink.Gap(ref.Number)
-	return first != ref.Number
+	return sink != nil && sink.Has(ref.Number)
 }
 
 // Put implements blockfmt.Store. The bytes are verified when all are here.

@@ -74,7 +74,13 @@ type Sink interface {
 	Write(block int, data []byte) error
 	// Wanted returns a missing block for which a client waits, the first one to do so; ok is false if nobody does.
 	Wanted() (block int, ok bool)
-	// ReadAt reads blocks that are here, until Fetch has returned and the blob is kept or thrown away.
+	Arrived
+}
+
+// Arrived is what is here of a blob, until Fetch has returned and the blob is kept or thrown away. Safe for concurrent use.
+type Arrived interface {
+	Has(block int) bool
+	// ReadAt reads blocks that are here.
 	io.ReaderAt
 }
 

@@ -121,6 +121,13 @@ func (d *download) Write(block int, data []byte) error {
 	return d.advance(block, data)
 }
 
+// Has implements Sink.
+func (d *download) Has(block int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return block >= 0 && block < len(d.have) && d.have[block]
+}
+
 // ReadAt implements Sink.
 func (d *download) ReadAt(p []byte, off int64) (int, error) { return d.file.ReadAt(p, off) }
 
