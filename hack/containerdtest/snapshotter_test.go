@@ -274,6 +274,15 @@ func TestCommitContainer(t *testing.T) {
 			id := filepath.Base(d.Dir)
 			run(t, d.Ctr(t.Context(), "run", "--snapshotter", "xylem", src.ref, id, "/bin/program", "write"))
 			ctx, c := connect(t, d)
+			ctx, done, err := c.WithLease(ctx) // or containerd collects the layer as garbage
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := done(context.WithoutCancel(ctx)); err != nil {
+					t.Error(err)
+				}
+			}()
 			layer, err := rootfs.CreateDiff(ctx, id, c.SnapshotService("xylem"), c.DiffService())
 			if err != nil {
 				t.Fatal(err)
