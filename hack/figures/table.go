@@ -72,7 +72,7 @@ func value(unit string, x float64) string {
 	case "B/s":
 		return fmt.Sprintf("%.0f MiB/s", x/(1<<20))
 	case "s":
-		if x != 0 && math.Abs(x) < 0.01 {
+		if x != 0 && math.Abs(x) < 0.1 {
 			return fmt.Sprintf("%.2f ms", x*1e3)
 		}
 		return fmt.Sprintf("%.2f s", x)
