@@ -14,13 +14,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/xylem-project/xylem/hack/containerdtest"
 	"github.com/xylem-project/xylem/hack/nodelab"
 )
 
@@ -44,7 +44,7 @@ func (b *bench) startAlone(ctx context.Context, size int64) (_ *alone, err error
 			err = errors.Join(err, a.close())
 		}
 	}()
-	if a.lab, err = nodelab.Start(ctx, nodelab.Config{Xylem: b.xylem}); err != nil {
+	if a.lab, err = nodelab.Start(ctx, nodelab.Config{Xylem: b.Xylem}); err != nil {
 		return nil, err
 	}
 	if err := os.Mkdir(a.lab.Path("www"), 0o755); err != nil {
@@ -62,7 +62,7 @@ func (b *bench) startAlone(ctx context.Context, size int64) (_ *alone, err error
 	if _, err := a.lab.Push(ctx, repository+":1", a.image); err != nil {
 		return nil, err
 	}
-	return a, a.startProxy(ctx, b.xylem)
+	return a, a.startProxy(ctx, b.Xylem)
 }
 
 func (a *alone) close() error {
@@ -167,29 +167,7 @@ func (l *layer) MediaType() (types.MediaType, error)  { return types.OCIUncompre
 
 // pull reads all of the image through the proxy, verified.
 func (a *alone) pull(ctx context.Context) error {
-	tag, err := name.NewTag(strings.TrimPrefix(a.base, "http://")+"/"+repository+":1", name.Insecure)
-	if err != nil {
-		return err
-	}
 	transport := remote.DefaultTransport.(*http.Transport).Clone()
 	defer transport.CloseIdleConnections()
-	image, err := remote.Image(tag, remote.WithContext(ctx), remote.WithTransport(transport))
-	if err != nil {
-		return err
-	}
-	layers, err := image.Layers()
-	if err != nil {
-		return err
-	}
-	for _, l := range layers {
-		body, err := l.Compressed()
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(io.Discard, body)
-		if err := errors.Join(err, body.Close()); err != nil {
-			return err
-		}
-	}
-	return nil
+	return containerdtest.ReadImage(ctx, strings.TrimPrefix(a.base, "http://")+"/"+repository+":1", transport)
 }

@@ -28,7 +28,7 @@ func (b *bench) manifest(ctx context.Context) (err error) {
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
 	var added, ours, theirs []float64
-	for range b.rounds {
+	for range b.Rounds {
 		var proxy, registry []time.Duration
 		for range manifestPairs {
 			for base, times := range map[string]*[]time.Duration{a.registryURL(): &registry, a.base: &proxy} {
@@ -47,7 +47,7 @@ func (b *bench) manifest(ctx context.Context) (err error) {
 		p, r := median(proxy), median(registry)
 		ours, theirs, added = append(ours, p), append(theirs, r), append(added, p-r)
 	}
-	b.add(figures.Summary("manifest_p50_added_seconds", "s", added), figures.Summary("manifest_p50_seconds", "s", ours),
+	b.Add(figures.Summary("manifest_p50_added_seconds", "s", added), figures.Summary("manifest_p50_seconds", "s", ours),
 		figures.Summary("registry_manifest_p50_seconds", "s", theirs))
 	return nil
 }

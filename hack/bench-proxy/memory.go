@@ -27,14 +27,14 @@ const (
 // memory measures the proxy's memory while many clients download one blob: while it arrives from the registry, and afterwards.
 func (b *bench) memory(ctx context.Context) error {
 	var peaks []float64
-	for range b.rounds {
+	for range b.Rounds {
 		peak, err := b.memoryOnce(ctx)
 		if err != nil {
 			return err
 		}
 		peaks = append(peaks, peak)
 	}
-	b.add(figures.Summary("rss_200_downloads_bytes", "B", peaks))
+	b.Add(figures.Summary("rss_200_downloads_bytes", "B", peaks))
 	return nil
 }
 

@@ -16,14 +16,12 @@ const (
 	// hosts and rate of the lab, in which the registry's link is like all others.
 	hosts = 8
 	rate  = 100 * lab.Mbit
-	// inMemory is where the lab lies: many hosts that share one disk would measure that.
-	inMemory = "/dev/shm"
 )
 
 // lab8 measures how long eight hosts take to pull an unconverted image at the same moment, through their proxies and without.
 func (b *bench) lab8(ctx context.Context) error {
 	samples := map[string][]float64{}
-	for round := range b.rounds {
+	for round := range b.Rounds {
 		took, egress, err := b.pull(ctx, lab.Proxied)
 		if err != nil {
 			return err
@@ -35,19 +33,19 @@ func (b *bench) lab8(ctx context.Context) error {
 	took, _, err := b.pull(ctx, func(ref string) string { return ref })
 	samples["lab8_plain_direct_t_over_lb"] = []float64{took}
 	for name, list := range samples {
-		b.add(figures.Summary(name, "ratio", list))
+		b.Add(figures.Summary(name, "ratio", list))
 	}
 	return err
 }
 
 // pull returns how long all hosts of a new lab take, in lower bounds, and what left the registry, in sizes of the image.
 func (b *bench) pull(ctx context.Context, named func(ref string) string) (took, egress float64, err error) {
-	l, err := lab.Up(ctx, lab.Config{Dir: inMemory, Hosts: hosts, Link: lab.Link{Up: rate, Down: rate, Congestion: "cubic"}, Agents: true, Scheduler: true, Xylem: b.xylem})
+	l, err := lab.Up(ctx, lab.Config{Dir: lab.InMemory, Hosts: hosts, Link: lab.Link{Up: rate, Down: rate, Congestion: "cubic"}, Agents: true, Scheduler: true, Xylem: b.Xylem})
 	if err != nil {
 		return 0, 0, err
 	}
 	defer func() { err = errors.Join(err, l.Down()) }()
-	image, err := demoimage.Build(ctx, b.cache, os.Stdout)
+	image, err := demoimage.Build(ctx, b.Cache, os.Stdout)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -75,12 +73,6 @@ func (b *bench) pull(ctx context.Context, named func(ref string) string) (took, 
 	for _, d := range downloads {
 		last = max(last, d.Time)
 	}
-	f := float64(downloads[0].Bytes)
-	return last.Seconds() / lowerBound(f), float64(after.Sub(before).Sent) / f, err
-}
-
-// lowerBound is the least time in seconds in which all hosts can have f bytes, all links and the registry's being alike.
-func lowerBound(f float64) float64 {
-	u := rate.Bytes()
-	return max(f/u, hosts*f/(u+hosts*u))
+	f := downloads[0].Bytes
+	return last.Seconds() / lab.LowerBound(f, hosts, rate), float64(after.Sub(before).Sent) / float64(f), err
 }

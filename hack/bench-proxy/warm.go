@@ -38,7 +38,7 @@ func (b *bench) warm(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, stop()) }()
 	var ours, theirs []float64
-	for i := range 1 + b.rounds*pairs {
+	for i := range 1 + b.Rounds*pairs {
 		n, err := speed(ctx, nginx)
 		if err != nil {
 			return fmt.Errorf("nginx: %w", err)
@@ -51,7 +51,7 @@ func (b *bench) warm(ctx context.Context) (err error) {
 			ours, theirs = append(ours, p), append(theirs, n)
 		}
 	}
-	b.add(figures.Ratio("warm_blob_vs_nginx", ours, theirs), figures.Summary("warm_blob_bytes_per_second", "B/s", ours),
+	b.Add(figures.Ratio("warm_blob_vs_nginx", ours, theirs), figures.Summary("warm_blob_bytes_per_second", "B/s", ours),
 		figures.Summary("nginx_bytes_per_second", "B/s", theirs))
 	return nil
 }

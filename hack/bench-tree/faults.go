@@ -24,7 +24,7 @@ import (
 // read on all hosts.
 func (b *bench) crashes(ctx context.Context) error {
 	var egress, added []float64
-	for range b.rounds {
+	for range b.Rounds {
 		root, err := b.crash(ctx, rootOf)
 		if err != nil {
 			return err
@@ -41,7 +41,7 @@ func (b *bench) crashes(ctx context.Context) error {
 		added = append(added, max(0, (inner.p99-quiet.p99).Seconds()))
 		fmt.Printf("   root killed: egress %.3f F; 99th percentile of reads: %v with an inner host killed, %v without\n", root.egress, inner.p99, quiet.p99)
 	}
-	b.add(figures.Summary("lab_root_crash_egress_over_f", "ratio", egress), figures.Summary("lab_kill_p99_added_seconds", "s", added))
+	b.Add(figures.Summary("lab_root_crash_egress_over_f", "ratio", egress), figures.Summary("lab_kill_p99_added_seconds", "s", added))
 	return nil
 }
 

@@ -28,13 +28,13 @@ const (
 
 // manyImages compares 20 images that an agent takes from another at once with one image of the same bytes.
 func (b *bench) manyImages(ctx context.Context) (err error) {
-	l, err := lab.Up(ctx, lab.Config{Hosts: 2, Link: lab.Link{Up: lab.Gbit, Down: lab.Gbit}, Agents: true, AgentConfig: "fill = true\n", Scheduler: true, Xylem: b.xylem})
+	l, err := lab.Up(ctx, lab.Config{Hosts: 2, Link: lab.Link{Up: lab.Gbit, Down: lab.Gbit}, Agents: true, AgentConfig: "fill = true\n", Scheduler: true, Xylem: b.Xylem})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Down()) }()
 	var many, one []float64
-	for round := range b.rounds {
+	for round := range b.Rounds {
 		for _, images := range []int{1, manyImages} {
 			took, err := takeImages(ctx, l, fmt.Sprintf("round%d-of%d", round, images), images)
 			if err != nil {
@@ -47,7 +47,7 @@ func (b *bench) manyImages(ctx context.Context) (err error) {
 			}
 		}
 	}
-	b.add(figures.Ratio("many_images_ratio", many, one))
+	b.Add(figures.Ratio("many_images_ratio", many, one))
 	return nil
 }
 

@@ -42,7 +42,7 @@ func (b *bench) operations(ctx context.Context) error {
 			violations++
 		}
 	}
-	b.add(figures.Summary("tree_ops_per_second", "1/s", []float64{treeOperations / spent.Seconds()}),
+	b.Add(figures.Summary("tree_ops_per_second", "1/s", []float64{treeOperations / spent.Seconds()}),
 		figures.Summary("tree_violations", "count", []float64{float64(violations)}))
 	return ctx.Err()
 }

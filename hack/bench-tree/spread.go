@@ -28,12 +28,9 @@ type fleet struct {
 	plain, blocks int64
 }
 
-// inMemory is where the labs lie whose links are measured: many hosts that share one disk would measure that.
-const inMemory = "/dev/shm"
-
 // up makes a fleet in a directory, "" for the lab's default. Agents fetch everything, so that "all have all" comes to pass.
 func (b *bench) up(ctx context.Context, dir string, hosts, stripes int) (_ *fleet, err error) {
-	l, err := lab.Up(ctx, lab.Config{Dir: dir, Hosts: hosts, Link: lab.Link{Up: rate, Down: rate, Congestion: "cubic"}, Agents: true, AgentConfig: "fill = true\n", Scheduler: true, Stripes: stripes, Xylem: b.xylem})
+	l, err := lab.Up(ctx, lab.Config{Dir: dir, Hosts: hosts, Link: lab.Link{Up: rate, Down: rate, Congestion: "cubic"}, Agents: true, AgentConfig: "fill = true\n", Scheduler: true, Stripes: stripes, Xylem: b.Xylem})
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +40,7 @@ func (b *bench) up(ctx context.Context, dir string, hosts, stripes int) (_ *flee
 			err = errors.Join(err, l.Down())
 		}
 	}()
-	image, err := demoimage.Build(ctx, b.cache, os.Stdout)
+	image, err := demoimage.Build(ctx, b.Cache, os.Stdout)
 	if err != nil {
 		return nil, err
 	}
@@ -155,19 +152,13 @@ func poll(ctx context.Context, done func() (bool, error)) error {
 	}
 }
 
-// lowerBound is the least time in which n hosts can have so many bytes, all links and the registry's being alike.
-func lowerBound(bytes int64, n int) float64 {
-	f, u := float64(bytes), rate.Bytes()
-	return max(f/u, float64(n)*f/(u+float64(n)*u))
-}
-
 func (b *bench) lab8(ctx context.Context) error  { return b.spread(ctx, 8) }
 func (b *bench) lab16(ctx context.Context) error { return b.spread(ctx, 16) }
 
 // spread measures how long n hosts that all want an image at the same moment take until all of them have all of it.
 func (b *bench) spread(ctx context.Context, n int) error {
 	samples := map[string][]float64{}
-	for round := range b.rounds {
+	for round := range b.Rounds {
 		for _, stripes := range []int{2, 1} {
 			took, egress, err := b.spreadOnce(ctx, n, stripes)
 			if err != nil {
@@ -189,14 +180,14 @@ func (b *bench) spread(ctx context.Context, n int) error {
 	}
 	samples[fmt.Sprintf("lab%d_registry_t_over_lb", n)] = []float64{direct}
 	for name, list := range samples {
-		b.add(figures.Summary(name, "ratio", list))
+		b.Add(figures.Summary(name, "ratio", list))
 	}
 	return nil
 }
 
 // spreadOnce returns the time in lower bounds, and what left the registry in sizes of the image.
 func (b *bench) spreadOnce(ctx context.Context, n, stripes int) (took, egress float64, err error) {
-	f, err := b.up(ctx, inMemory, n, stripes)
+	f, err := b.up(ctx, lab.InMemory, n, stripes)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -214,12 +205,12 @@ func (b *bench) spreadOnce(ctx context.Context, n, stripes int) (took, egress fl
 	}
 	seconds := time.Since(start).Seconds()
 	after, err := f.Registry().Traffic(ctx)
-	return seconds / lowerBound(f.blocks, n), float64(after.Sub(before).Sent) / float64(f.blocks), err
+	return seconds / lab.LowerBound(f.blocks, n, rate), float64(after.Sub(before).Sent) / float64(f.blocks), err
 }
 
 // direct is the same for what every fleet does without us: each host reads the registry.
 func (b *bench) direct(ctx context.Context, n int) (_ float64, err error) {
-	f, err := b.up(ctx, inMemory, n, 2)
+	f, err := b.up(ctx, lab.InMemory, n, 2)
 	if err != nil {
 		return 0, err
 	}
@@ -232,5 +223,5 @@ func (b *bench) direct(ctx context.Context, n int) (_ float64, err error) {
 	for _, d := range downloads {
 		last = max(last, d.Time)
 	}
-	return last.Seconds() / lowerBound(f.plain, n), nil
+	return last.Seconds() / lab.LowerBound(f.plain, n, rate), nil
 }

@@ -44,3 +44,16 @@ func TestRewriteDoc(t *testing.T) {
 		t.Error("a document that is not there is no error")
 	}
 }
+
+// TestDocHasMarkers guards the document that the benchmarks rewrite.
+func TestDocHasMarkers(t *testing.T) {
+	text, err := os.ReadFile("../../docs/benchmarks.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bench := range []string{"bench-node", "bench-tree", "bench-proxy"} {
+		if strings.Count(string(text), Begin(bench)) != 1 || strings.Count(string(text), End(bench)) != 1 {
+			t.Errorf("docs/benchmarks.md lacks the markers of %s", bench)
+		}
+	}
+}

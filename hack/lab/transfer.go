@@ -164,3 +164,12 @@ func (l *Lab) DownloadAll(ctx context.Context, ref string) ([]Download, error) {
 	}
 	return results, group.Wait()
 }
+
+// InMemory is a Config.Dir for labs whose links are measured: many hosts that share one disk would measure that.
+const InMemory = "/dev/shm"
+
+// LowerBound is the least time in seconds in which n hosts can have so many bytes, all links and the registry's having this rate.
+func LowerBound(bytes int64, n int, rate Rate) float64 {
+	f, u := float64(bytes), rate.Bytes()
+	return max(f/u, float64(n)*f/(u+float64(n)*u))
+}

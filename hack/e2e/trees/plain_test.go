@@ -4,16 +4,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"slices"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/xylem-project/xylem/hack/containerdtest"
@@ -85,29 +81,7 @@ func (s *spread) genuine(t *testing.T, hosts ...*lab.Host) {
 func (s *spread) verified(ctx context.Context, h *lab.Host) error {
 	transport := &http.Transport{DialContext: h.DialContext}
 	defer transport.CloseIdleConnections()
-	tag, err := name.ParseReference(lab.Proxied(s.ref), name.Insecure)
-	if err != nil {
-		return err
-	}
-	image, err := remote.Image(tag, remote.WithContext(ctx), remote.WithTransport(transport))
-	if err != nil {
-		return err
-	}
-	layers, err := image.Layers()
-	if err != nil {
-		return err
-	}
-	for _, layer := range layers {
-		body, err := layer.Compressed()
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(io.Discard, body)
-		if err := errors.Join(err, body.Close()); err != nil {
-			return err
-		}
-	}
-	return nil
+	return containerdtest.ReadImage(ctx, lab.Proxied(s.ref), transport)
 }
 
 // TestPlainRootIsKilled kills the agent that reads a layer from the registry when half of it has come: the clients of all others get the
