@@ -15,20 +15,8 @@ import (
 // hangable returns an address at which to's connections are relayed to until hang is called; then nothing passes any more,
 // and nobody is told.
 func hangable(t *testing.T, to netip.AddrPort) (at netip.AddrPort, hang func()) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
 	hung, hang := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	t.Cleanup(func() {
-		l.Close()
-		hang()
-		stop()
-		wg.Wait()
-	})
-	pass := func(from, to net.Conn) {
+	at = relayed(t, to, func(ctx context.Context, from, to net.Conn) {
 		defer from.Close()
 		defer func() { <-ctx.Done() }()
 		b := make([]byte, 32<<10)
@@ -41,27 +29,9 @@ func hangable(t *testing.T, to netip.AddrPort) (at netip.AddrPort, hang func()) 
 				return
 			}
 		}
-	}
-	wg.Go(func() {
-		for {
-			a, err := l.Accept()
-			if err != nil {
-				return
-			}
-			b, err := net.Dial("tcp", to.String())
-			if err != nil {
-				a.Close()
-				return
-			}
-			context.AfterFunc(ctx, func() {
-				a.Close()
-				b.Close()
-			})
-			wg.Go(func() { pass(a, b) })
-			wg.Go(func() { pass(b, a) })
-		}
 	})
-	return l.Addr().(*net.TCPAddr).AddrPort(), hang
+	t.Cleanup(hang)
+	return at, hang
 }
 
 // TestCloseOnAHungNetwork: neither a close, nor a send that it ends, nor an attachment whose context ends waits for a network

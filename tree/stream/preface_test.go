@@ -306,6 +306,12 @@ func TestRoundTrips(t *testing.T) {
 
 // delayed returns an address at which to's connections are relayed to with a delay in each direction.
 func delayed(t *testing.T, to netip.AddrPort, delay time.Duration) netip.AddrPort {
+	return relayed(t, to, func(_ context.Context, from, to net.Conn) { relay(from, to, delay) })
+}
+
+// relayed returns an address whose connections are relayed to another: pass copies in one direction, until ctx ends at the latest, when
+// both ends are closed.
+func relayed(t *testing.T, to netip.AddrPort, pass func(ctx context.Context, from, to net.Conn)) netip.AddrPort {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -332,8 +338,8 @@ func delayed(t *testing.T, to netip.AddrPort, delay time.Duration) netip.AddrPor
 				a.Close()
 				b.Close()
 			})
-			wg.Go(func() { relay(a, b, delay) })
-			wg.Go(func() { relay(b, a, delay) })
+			wg.Go(func() { pass(ctx, a, b) })
+			wg.Go(func() { pass(ctx, b, a) })
 		}
 	})
 	return l.Addr().(*net.TCPAddr).AddrPort()
