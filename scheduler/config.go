@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/xylem-project/xylem/scheduler/api"
 )
 
 // Config is everything that can be set on the scheduler, in TOML or by flags. Default gives the defaults that the fields name.
@@ -69,8 +71,8 @@ type Config struct {
 func Default() Config {
 	return Config{
 		Root: "/var/lib/xylem/scheduler", State: "/run/xylem", Listen: "127.0.0.1:9760", Admin: "127.0.0.1:9761", EtcdPrefix: "/xylem/",
-		Stripes: 2, Budget: 64, Heartbeat: Duration{time.Second}, Timeout: Duration{3 * time.Second}, Grace: Duration{10 * time.Second},
-		Lease: Duration{2 * time.Second}, CertificateTTL: Duration{7 * 24 * time.Hour}, RequestsPerSecond: 50, Connections: 20_000,
+		Stripes: 2, Budget: 64, Heartbeat: Duration{Duration: time.Second}, Timeout: Duration{Duration: 3 * time.Second}, Grace: Duration{Duration: 10 * time.Second},
+		Lease: Duration{Duration: 2 * time.Second}, CertificateTTL: Duration{Duration: 7 * 24 * time.Hour}, RequestsPerSecond: 50, Connections: 20_000,
 	}
 }
 
@@ -122,13 +124,4 @@ func (c *Config) validateAddresses() error {
 }
 
 // Duration is a time.Duration that is written as "1m30s".
-type Duration struct{ time.Duration }
-
-// UnmarshalText parses what time.ParseDuration does.
-func (d *Duration) UnmarshalText(text []byte) (err error) {
-	d.Duration, err = time.ParseDuration(string(text))
-	return err
-}
-
-// MarshalText is the inverse of UnmarshalText.
-func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+type Duration = api.Duration
