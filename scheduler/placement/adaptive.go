@@ -1,0 +1,185 @@
+package placement
+
+import (
+	"math"
+	"sync"
+	"sync/atomic"
+)
+
+// adaptive is hash slots whose owners follow measured load.
+//
+//   - Every Pick counts for its colour. Rebalance turns the counts into heat, which fades.
+//   - Colours that are hot enough leave their slots and get an entry of their own (a route), the rest stays with its slot.
+//   - Rebalance lays slots and routes out from hot to cold over the instances, so that each has the same load and things of similar heat
+//     share one: what is picked once does not flush from a cache what is picked often.
+//   - With a load bound, a route whose heat is more than one instance may have leads to several, and an invocation that finds its
+//     instance at the bound goes to the next of a short list in rendezvous order.
+//
+// What has no heat yet is with the coldest.
+type adaptive struct {
+	mu sync.Mutex // held by who changes instances, slots or colours
+	fleet
+	colours
+	slots   slotTable
+	met     int     // colours since the last Rebalance; under mu
+	newness float64 // their heat; under mu
+	lists   [Slots]atomic.Pointer[spill]
+	bound   float64
+	spillTo int
+}
+
+// route is where a hot colour goes. It does not change.
+type route struct {
+	to []share // at least one
+}
+
+// share is a member's part of a route.
+type share struct {
+	member *member
+	until  float64 // sum of the parts so far; that of the last is 1
+}
+
+// spill is where a slot's invocations may go, the highest rank first.
+type spill struct {
+	of *view // for which it was made
+	to []*member
+}
+
+func newAdaptive(cfg Config) *adaptive {
+	return &adaptive{colours: newColours(cfg.Colours), bound: cfg.LoadBound, spillTo: cfg.Spill}
+}
+
+// Pick implements Policy.
+func (p *adaptive) Pick(name string) (Instance, bool) {
+	if name == "" {
+		return p.spread()
+	}
+	hash := hashOf(name)
+	e := p.find(hash)
+	if e == nil {
+		e = p.meet(hash, name)
+	}
+	n := e.hits.Add(1)
+	var m *member
+	if r := e.route.Load(); r != nil {
+		m = r.pick(n)
+	} else {
+		m = p.slots[slotOf(hash)].Load()
+	}
+	if m == nil {
+		return 0, false
+	}
+	if p.bound > 0 && m.load.Load() >= p.limit() {
+		m = p.other(hash, m)
+	}
+	return m.id, true
+}
+
+// meet remembers a new colour.
+func (p *adaptive) meet(hash uint64, name string) *colour {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.met++
+	return p.learn(hash, name, func(*colour) {})
+}
+
+// pick spreads the picks of a route over its shares evenly at all times, not only on average: the multiples of the golden ratio, of which n is one,
+// fill the interval from 0 to 1 like that.
+func (r *route) pick(n uint32) *member {
+	if len(r.to) > 1 {
+		x := float64(n*2654435769) / (1 << 32)
+		for _, s := range r.to {
+			if x < s.until {
+				return s.member
+			}
+		}
+	}
+	return r.to[len(r.to)-1].member
+}
+
+// limit is the load that no instance may reach by another invocation.
+func (p *adaptive) limit() int64 {
+	return int64(math.Ceil(p.bound * float64(p.total.Load()+1) / float64(len(p.members().list))))
+}
+
+// other returns a member below the bound: of the slot's list the first, else any.
+func (p *adaptive) other(hash uint64, full *member) *member {
+	v, limit := p.members(), p.limit()
+	for _, m := range p.list(v, slotOf(hash)) {
+		if m.load.Load() < limit {
+			return m
+		}
+	}
+	least := full
+	for i := range uint64(len(v.list)) {
+		m := v.list[(hash+i)%uint64(len(v.list))]
+		if l := m.load.Load(); l < limit {
+			return m
+		} else if l < least.load.Load() {
+			least = m
+		}
+	}
+	return least
+}
+
+// list returns a slot's spill list for these members.
+func (p *adaptive) list(v *view, s Slot) []*member {
+	if l := p.lists[s].Load(); l != nil && l.of == v {
+		return l.to
+	}
+	to := highest(v.list, s, p.spillTo)
+	p.lists[s].Store(&spill{v, to})
+	return to
+}
+
+// highest returns the n members that rank highest for a slot, in this order.
+func highest(list []*member, s Slot, n int) []*member {
+	to := make([]*member, 0, n+1)
+	for _, m := range list {
+		i := len(to)
+		for i > 0 && rank(m, s) > rank(to[i-1], s) {
+			i--
+		}
+		if i == n {
+			continue
+		}
+		to = append(to, nil)
+		copy(to[i+1:], to[i:])
+		to[i] = m
+		to = to[:min(len(to), n)]
+	}
+	return to
+}
+
+// Candidates implements Lister: the owners of the colour, and then its spill list.
+func (p *adaptive) Candidates(name string, to []Instance) []Instance {
+	hash := hashOf(name)
+	var owners []*member
+	if m := p.slots[slotOf(hash)].Load(); m != nil {
+		owners = []*member{m}
+	}
+	if e := p.find(hash); e != nil {
+		if r := e.route.Load(); r != nil {
+			owners = nil
+			for _, s := range r.to {
+				owners = append(owners, s.member)
+			}
+		}
+	}
+	begin := len(to)
+	for _, m := range append(owners, p.list(p.members(), slotOf(hash))...) {
+		if len(to)-begin < max(p.spillTo, len(owners)) && !contains(to[begin:], m.id) {
+			to = append(to, m.id)
+		}
+	}
+	return to
+}
+
+func contains(list []Instance, id Instance) bool {
+	for _, i := range list {
+		if i == id {
+			return true
+		}
+	}
+	return false
+}

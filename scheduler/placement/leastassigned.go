@@ -1,0 +1,105 @@
+package placement
+
+import (
+	"slices"
+	"sync"
+)
+
+// leastAssigned gives a colour that is not known to the instance with the fewest colours.
+type leastAssigned struct {
+	mu sync.Mutex // held by who changes instances or colours
+	fleet
+	colours
+	assigned map[*member]int // how many colours each has
+}
+
+func newLeastAssigned(cfg Config) *leastAssigned {
+	return &leastAssigned{colours: newColours(cfg.Colours), assigned: map[*member]int{}}
+}
+
+// Pick implements Policy.
+func (p *leastAssigned) Pick(name string) (Instance, bool) {
+	if name == "" {
+		return p.spread()
+	}
+	hash := hashOf(name)
+	e := p.find(hash)
+	if e == nil {
+		e = p.assign(hash, name)
+	}
+	if m := e.owner.Load(); m != nil {
+		e.count()
+		return m.id, true
+	}
+	return 0, false
+}
+
+// assign remembers a colour and gives it an owner, if there are instances.
+func (p *leastAssigned) assign(hash uint64, name string) *colour {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := p.learn(hash, name, func(e *colour) { p.give(e, nil) })
+	if e.owner.Load() == nil {
+		p.give(e, p.least())
+	}
+	return e
+}
+
+func (p *leastAssigned) least() *member {
+	return fewest(p.members().list, 0, func(m *member) int { return p.assigned[m] })
+}
+
+func (p *leastAssigned) give(e *colour, to *member) {
+	if from := e.owner.Load(); from != nil {
+		p.assigned[from]--
+	}
+	if to != nil {
+		p.assigned[to]++
+	}
+	e.owner.Store(to)
+}
+
+// Add implements Policy: the new instance gets its share of the colours, from whoever has most.
+func (p *leastAssigned) Add(id Instance) Moves {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := p.join(id)
+	if m == nil {
+		return nil
+	}
+	list := p.members().list
+	all := p.all()
+	slices.SortFunc(all, func(a, b *colour) int { return compare(mix(m.hash^b.hash), mix(m.hash^a.hash)) })
+	share := p.n / len(list)
+	moved := moving{}
+	for _, e := range all {
+		from := e.owner.Load()
+		if from == nil {
+			p.give(e, p.least())
+		} else if p.assigned[m] < share && p.assigned[from] > share {
+			moved.colour(e, from, m)
+			p.give(e, m)
+		}
+	}
+	return moved.moves()
+}
+
+// Remove implements Policy.
+func (p *leastAssigned) Remove(id Instance) Moves {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := p.leave(id)
+	if m == nil {
+		return nil
+	}
+	moved := moving{}
+	for _, e := range p.all() {
+		if e.owner.Load() == m {
+			heir := p.least()
+			moved.colour(e, m, heir)
+			p.give(e, heir)
+		}
+	}
+	delete(p.assigned, m)
+	return moved.moves()
+}
