@@ -20,7 +20,7 @@ type Config struct {
 	Root string `toml:"root"`
 	// State holds the admin socket, scheduler.sock. Default /run/xylem.
 	State string `toml:"state"`
-	// Listen is the TCP address of the API for agents, over TLS. Default 127.0.0.1:9760.
+	// Listen is the TCP address of the API, for agents over TLS, and for users on this machine without. Default 127.0.0.1:9760.
 	Listen string `toml:"listen"`
 	// Advertise is the URL by which agents and other schedulers know this one, as "https://scheduler-0.example:9760". It is also its name
 	// in the cluster: it must differ among schedulers and stay the same. Default: made of Listen.
@@ -60,8 +60,10 @@ type Config struct {
 	CertificateTTL Duration `toml:"certificate_ttl"`
 	// RequestsPerSecond bounds the calls of one agent; it may save up ten seconds' worth. Default 50.
 	RequestsPerSecond int `toml:"requests_per_second"`
-	// Connections bounds the connections of all agents together. Default 20000.
+	// Connections bounds the connections of all agents and users together. Default 20000.
 	Connections int `toml:"connections"`
+	// Queue is how many invocations of a version of a function may wait for an instance; more are refused with 429. Default 1000.
+	Queue int `toml:"queue"`
 
 	// Log receives the scheduler's log lines. Default: discarded.
 	Log *slog.Logger `toml:"-"`
@@ -72,7 +74,7 @@ func Default() Config {
 	return Config{
 		Root: "/var/lib/xylem/scheduler", State: "/run/xylem", Listen: "127.0.0.1:9760", Admin: "127.0.0.1:9761", EtcdPrefix: "/xylem/",
 		Stripes: 2, Budget: 64, Heartbeat: Duration{Duration: time.Second}, Timeout: Duration{Duration: 3 * time.Second}, Grace: Duration{Duration: 10 * time.Second},
-		Lease: Duration{Duration: 2 * time.Second}, CertificateTTL: Duration{Duration: 7 * 24 * time.Hour}, RequestsPerSecond: 50, Connections: 20_000,
+		Lease: Duration{Duration: 2 * time.Second}, CertificateTTL: Duration{Duration: 7 * 24 * time.Hour}, RequestsPerSecond: 50, Connections: 20_000, Queue: 1000,
 	}
 }
 
@@ -94,8 +96,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf("configuration: lease = %v, want whole seconds, at least 2s", c.Lease)
 	case c.CertificateTTL.Duration < time.Second:
 		return fmt.Errorf("configuration: certificate_ttl = %v, want at least 1s, better days", c.CertificateTTL)
-	case c.Budget <= 0 || c.RequestsPerSecond <= 0 || c.Connections <= 0:
-		return errors.New("configuration: budget, requests_per_second and connections must be positive")
+	case c.Budget <= 0 || c.RequestsPerSecond <= 0 || c.Connections <= 0 || c.Queue <= 0:
+		return errors.New("configuration: budget, requests_per_second, connections and queue must be positive")
 	}
 	if err := c.validateAddresses(); err != nil {
 		return err

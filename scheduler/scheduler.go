@@ -121,11 +121,13 @@ func runOn(ctx context.Context, cfg Config, s store.Store, failed <-chan struct{
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return failure(ctx, failed) })
 	srv := newServer(cfg, k, authority, joins)
-	if err := srv.serve(ctx, group, listener); err != nil {
+	work := newFunctions(ctx, srv, s)
+	if err := srv.serve(ctx, group, listener, work); err != nil {
 		stop()
 		return errors.Join(fmt.Errorf("scheduler: %w", err), group.Wait())
 	}
 	k.run(ctx, group)
+	work.run(ctx, group)
 	cfg.Log.Info("scheduler runs", "url", self, "created", created)
 	err = group.Wait()
 	stop()
@@ -197,8 +199,8 @@ func (k *keeper) run(ctx context.Context, group *errgroup.Group) {
 	}
 }
 
-// serve starts the servers: for agents, for operators, for whoever observes.
-func (s *server) serve(ctx context.Context, group *errgroup.Group, agents net.Listener) error {
+// serve starts the servers: for agents and users, for operators, for whoever observes.
+func (s *server) serve(ctx context.Context, group *errgroup.Group, public net.Listener, work *functions) error {
 	a := &admin{server: s}
 	socket, err := listenUnix(s.cfg.Socket())
 	if err != nil {
@@ -213,7 +215,11 @@ func (s *server) serve(ctx context.Context, group *errgroup.Group, agents net.Li
 		serve(ctx, group, l, &http.Server{Handler: a.observability(), ReadHeaderTimeout: headerTimeout}, nil)
 	}
 	h := s.http()
-	serve(ctx, group, netutil.LimitListener(agents, s.cfg.Connections), h, s.keeper.farewell)
+	work.employ(ctx, h)
+	both := newSplit(netutil.LimitListener(public, s.cfg.Connections))
+	both.run(group)
+	serve(ctx, group, part{both, both.secure}, h, s.keeper.farewell)
+	serve(ctx, group, part{both, both.open}, work.users(), nil)
 	a.ready.Store(true)
 	return nil
 }
@@ -228,7 +234,7 @@ func serve(ctx context.Context, group *errgroup.Group, l net.Listener, h *http.S
 		} else {
 			err = h.Serve(l)
 		}
-		if errors.Is(err, http.ErrServerClosed) {
+		if errors.Is(err, http.ErrServerClosed) || ctx.Err() != nil {
 			return nil
 		}
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)

@@ -174,7 +174,7 @@ type guestKey struct{}
 func (s *server) who(r *http.Request) (string, error) {
 	g, ok := r.Context().Value(guestKey{}).(*guest)
 	if !ok || r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-		return "", fmt.Errorf("%w: the call needs the certificate of an agent", api.ErrCredential)
+		return "", errNoCertificate
 	}
 	now := time.Now()
 	g.once.Do(func() {
@@ -186,6 +186,20 @@ func (s *server) who(r *http.Request) (string, error) {
 		return "", fmt.Errorf("%w: it expired", api.ErrCredential)
 	}
 	return g.peer, g.err
+}
+
+var errNoCertificate = fmt.Errorf("%w: the call needs the certificate of an agent", api.ErrCredential)
+
+// peerOf returns the peer ID of the agent at the other end of a connection, which is of the cluster now.
+func (s *server) peerOf(c tls.ConnectionState) (string, error) {
+	if len(c.PeerCertificates) == 0 {
+		return "", errNoCertificate
+	}
+	peer, err := api.VerifyCredential(c.PeerCertificates[0].Raw, s.authority.ca, time.Now())
+	if err == nil && s.keeper.isRevoked(peer) {
+		err = fmt.Errorf("%w: %s is revoked", errDenied, peer)
+	}
+	return peer, err
 }
 
 // asAgent makes a call of an agent that is authenticated, not revoked, and does not call too often.

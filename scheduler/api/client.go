@@ -27,7 +27,7 @@ type Handler interface {
 	Revoked(peers []string)
 }
 
-// ClientConfig of a Client. Everything but Token and Log is needed.
+// ClientConfig of a Client. Everything but Token, Work and Log is needed.
 type ClientConfig struct {
 	// Schedulers are some of the cluster's, as "https://host:port". The others become known from them.
 	Schedulers []string
@@ -41,6 +41,8 @@ type ClientConfig struct {
 	// Heartbeat says how the agent is now; it is called once an interval, and whenever Beat was. It must not block. Images may name
 	// all images of the agent: the Client sends each scheduler those whose trees are there.
 	Heartbeat func() Heartbeat
+	// Work answers the calls of schedulers (work.go). Default: the agent takes no work.
+	Work http.Handler
 	// Log is told of joins, sessions and their ends. Default: discarded.
 	Log *slog.Logger
 }
@@ -128,6 +130,7 @@ func (c *Client) Run(ctx context.Context) error {
 	own.Go(func() { c.stayHome(ctx) })
 	own.Go(func() { c.renew(ctx) })
 	own.Go(func() { c.heartbeats(ctx) })
+	own.Go(func() { c.work(ctx) })
 	<-ctx.Done()
 	own.Wait()
 	c.mu.Lock()

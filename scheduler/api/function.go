@@ -176,6 +176,9 @@ func (s FunctionSpec) checkNames() error {
 		if err := ValidName("deadLetter", s.DeadLetter); err != nil {
 			return err
 		}
+		if s.DeadLetter == s.Name {
+			return fmt.Errorf("deadLetter %s is the function itself", s.Name)
+		}
 	}
 	if s.Image == "" || len(s.Image) > 512 || strings.ContainsFunc(s.Image, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return fmt.Errorf("image %.80q: want a reference as registry.example/repository:tag", s.Image)
@@ -267,3 +270,44 @@ func (d *Duration) UnmarshalText(text []byte) (err error) {
 
 // MarshalText is the inverse of UnmarshalText.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// AliasRequest makes an alias name a version.
+type AliasRequest struct {
+	Version int `json:"version"`
+}
+
+// FunctionInfo is a function with its versions.
+type FunctionInfo struct {
+	Namespace string         `json:"namespace"`
+	Name      string         `json:"name"`
+	Latest    int            `json:"latest"`            // newest version
+	Aliases   map[string]int `json:"aliases,omitempty"` // versions by alias
+	Updated   time.Time      `json:"updated"`
+	Versions  []Function     `json:"versions"` // newest first
+}
+
+// InstanceInfo is an instance as users see it.
+type InstanceInfo struct {
+	ID       string `json:"id"`
+	Function string `json:"function"`
+	Version  int    `json:"version"`
+	Node     string `json:"node"` // peer ID
+	InFlight int    `json:"inFlight"`
+}
+
+// Where users' calls are.
+const (
+	PathFunctions         = "/v1/functions" // GET: list; POST FunctionSpec: create; below it, by name, everything about one
+	PathFunctionInstances = "/v1/instances" // GET a list of InstanceInfo
+)
+
+// Headers of users' requests and answers.
+const (
+	HeaderNamespace  = "X-Xylem-Namespace"      // which namespace the request is about. Default "default"
+	HeaderUserColor  = "X-Xylem-Color"          // colour of an invocation
+	HeaderQualifier  = "X-Xylem-Qualifier"      // version or alias
+	HeaderUserError  = "X-Xylem-Function-Error" // in the answer: how the function failed
+	HeaderVersion    = "X-Xylem-Version"        // in the answer: of the function
+	HeaderRefused    = "X-Xylem-Error"          // in the answer: it is not the function's, but says why there is none
+	HeaderUserInvoke = "X-Xylem-Invocation"     // in the answer: ID of the invocation
+)

@@ -61,19 +61,19 @@ func New(s store.Store, r Resolver, log *slog.Logger) *Registry {
 	return &Registry{store: s, resolver: r, log: log}
 }
 
-// Head is a function without its versions.
-type Head struct {
+// head is a function without its versions.
+type head struct {
 	Namespace string         `json:"namespace"`
 	Name      string         `json:"name"`
-	Latest    int            `json:"latest"`            // newest version
-	Last      int            `json:"last"`              // highest number that a version has had
-	Aliases   map[string]int `json:"aliases,omitempty"` // versions by alias
+	Latest    int            `json:"latest"`
+	Last      int            `json:"last"` // highest number that a version has had
+	Aliases   map[string]int `json:"aliases,omitempty"`
 	Updated   time.Time      `json:"updated"`
 }
 
 // Create makes a function with its first version.
 func (r *Registry) Create(ctx context.Context, spec api.FunctionSpec) (api.Function, error) {
-	return r.publish(ctx, spec, func(h *Head, exists bool) error {
+	return r.publish(ctx, spec, func(h *head, exists bool) error {
 		if exists {
 			return fmt.Errorf("%w: %s/%s: update or delete it", ErrExists, h.Namespace, h.Name)
 		}
@@ -83,7 +83,7 @@ func (r *Registry) Create(ctx context.Context, spec api.FunctionSpec) (api.Funct
 
 // Update makes a new version, which is the newest from now on. Running invocations end as they began.
 func (r *Registry) Update(ctx context.Context, spec api.FunctionSpec) (api.Function, error) {
-	return r.publish(ctx, spec, func(h *Head, exists bool) error {
+	return r.publish(ctx, spec, func(h *head, exists bool) error {
 		if !exists {
 			return fmt.Errorf("%w: %s/%s", ErrNotFound, h.Namespace, h.Name)
 		}
@@ -91,7 +91,7 @@ func (r *Registry) Update(ctx context.Context, spec api.FunctionSpec) (api.Funct
 	})
 }
 
-func (r *Registry) publish(ctx context.Context, spec api.FunctionSpec, may func(h *Head, exists bool) error) (f api.Function, err error) {
+func (r *Registry) publish(ctx context.Context, spec api.FunctionSpec, may func(h *head, exists bool) error) (f api.Function, err error) {
 	if spec, err = spec.Complete(); err != nil {
 		return f, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
@@ -186,7 +186,7 @@ func (r *Registry) DeleteAlias(ctx context.Context, namespace, name, alias strin
 
 // entry is a function in the store.
 type entry struct {
-	head     Head
+	head     head
 	revision int64 // of the head; 0: there is none
 	versions map[int]api.Function
 }
@@ -244,7 +244,7 @@ func (r *Registry) read(ctx context.Context, namespace, name string) (entry, err
 	if e, ok := s[id{namespace, name}]; ok {
 		return *e, nil
 	}
-	return entry{head: Head{Namespace: namespace, Name: name}}, nil
+	return entry{head: head{Namespace: namespace, Name: name}}, nil
 }
 
 func (r *Registry) commit(ctx context.Context, tx store.Tx) error {

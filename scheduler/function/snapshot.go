@@ -126,21 +126,17 @@ func (r *Registry) entry(namespace, name string) (*entry, error) {
 	return e, nil
 }
 
-// Description is a function with its versions, newest first.
-type Description struct {
-	Head
-	Versions []api.Function `json:"versions"`
-}
-
 // Describe returns a function as it is known.
-func (r *Registry) Describe(namespace, name string) (Description, error) {
+func (r *Registry) Describe(namespace, name string) (api.FunctionInfo, error) {
 	e, err := r.entry(namespace, name)
 	if err != nil {
-		return Description{}, err
+		return api.FunctionInfo{}, err
 	}
-	d := Description{Head: e.head, Versions: slices.Collect(maps.Values(e.versions))}
-	slices.SortFunc(d.Versions, func(a, b api.Function) int { return cmp.Compare(b.Version, a.Version) })
-	return d, nil
+	h := e.head
+	info := api.FunctionInfo{Namespace: h.Namespace, Name: h.Name, Latest: h.Latest, Aliases: h.Aliases, Updated: h.Updated,
+		Versions: slices.Collect(maps.Values(e.versions))}
+	slices.SortFunc(info.Versions, func(a, b api.Function) int { return cmp.Compare(b.Version, a.Version) })
+	return info, nil
 }
 
 // List returns the newest versions of a namespace's functions, by name; of all if namespace is empty.
