@@ -1,0 +1,2 @@
+// Package functions tests the executor with real containerd, runc, programs and mounts.
+package functions
