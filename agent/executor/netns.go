@@ -28,12 +28,24 @@ const runtimeAddress = "127.0.0.1:9001"
 
 const ownNetns = "/proc/thread-self/ns/net"
 
-// onThread runs f on an OS thread of its own that dies with it, so whatever f does to the thread's namespaces ends there.
+// onThread runs f on an OS thread that no other goroutine runs on meanwhile, and that is back in its network namespace afterwards. A
+// thread that cannot get back dies. The others live on, because the kernel may end the children that a thread has started when it dies.
 func onThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		done <- f()
+		runtime.LockOSThread()
+		home, err := os.Open(ownNetns)
+		if err != nil {
+			runtime.UnlockOSThread()
+			done <- err
+			return
+		}
+		defer home.Close()
+		err = f()
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- err
 	}()
 	return <-done
 }

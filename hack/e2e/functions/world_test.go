@@ -49,6 +49,7 @@ type world struct {
 	registry string
 	config   executor.Config
 	server   *httptest.Server
+	handler  http.Handler
 	stop     func()
 }
 
@@ -92,7 +93,8 @@ func (w *world) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
-	w.server = httptest.NewUnstartedServer(e.Handler())
+	w.handler = e.Handler()
+	w.server = httptest.NewUnstartedServer(w.handler)
 	w.server.EnableHTTP2 = true
 	w.server.StartTLS()
 	w.stop = sync.OnceFunc(func() {
