@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/xylem-project/xylem/agent/cache"
+	"github.com/xylem-project/xylem/agent/executor"
 	"github.com/xylem-project/xylem/agent/registry"
 	"github.com/xylem-project/xylem/agent/snapshotter"
 	"github.com/xylem-project/xylem/blockfmt"
@@ -34,8 +35,9 @@ type agent struct {
 	registry *registry.Client
 	server   *fuse.Server
 	pusher   *pusher
-	cluster  *cluster // nil: no schedulers are configured
-	proxy    *proxy   // nil: not served
+	cluster  *cluster           // nil: no schedulers are configured
+	proxy    *proxy             // nil: not served
+	executor *executor.Executor // nil: the node runs no functions
 	images   *Images
 	snaps    *snapshotter.Snapshotter
 
@@ -180,7 +182,10 @@ func (a *agent) startImages(ctx context.Context, stop *closers) error {
 	}
 	s := newStacks(a.cfg, a.cache, a.place)
 	stop.add(s.close)
-	if a.cluster, err = newCluster(a.cfg, a.cache, s.registry, func(d digest.Digest) bool { return a.images.inUse(d) }); err != nil {
+	if a.executor, err = a.newExecutor(); err != nil {
+		return err
+	}
+	if a.cluster, err = newCluster(a.cfg, a.cache, s.registry, func(d digest.Digest) bool { return a.images.inUse(d) }, a.executor); err != nil {
 		return err
 	}
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -296,10 +301,16 @@ func (a *agent) listen(s *services) error {
 }
 
 func (a *agent) serve(ctx context.Context) error {
+	snapshots := func(ctx context.Context) error { return a.snaps.Serve(ctx, a.cfg.Socket()) }
 	also := []func(context.Context) error{
-		func(ctx context.Context) error { return a.snaps.Serve(ctx, a.cfg.Socket()) },
 		func(ctx context.Context) error { a.images.endStartups(ctx); return nil },
 	}
+	if a.executor != nil { // whose containers need their snapshots to the end
+		lasting, over := context.WithCancel(context.WithoutCancel(ctx))
+		snapshots = func(context.Context) error { return a.snaps.Serve(lasting, a.cfg.Socket()) }
+		also = append(also, func(ctx context.Context) error { return a.runFunctions(ctx, over) })
+	}
+	also = append(also, snapshots)
 	if a.cluster != nil {
 		also = append(also, a.cluster.run)
 	}

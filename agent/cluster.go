@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/xylem-project/xylem/agent/cache"
+	"github.com/xylem-project/xylem/agent/executor"
 	"github.com/xylem-project/xylem/agent/fetch"
 	"github.com/xylem-project/xylem/blockfmt"
 	"github.com/xylem-project/xylem/scheduler/api"
@@ -74,8 +75,8 @@ const maxEdges = 2048
 // ban is how long a peer that was cut off is refused.
 const ban = 10 * time.Minute
 
-// newCluster returns the agent's part in a cluster, nil if no scheduler is configured.
-func newCluster(cfg Config, store *cache.Cache, registry func(origin) (blockfmt.Source, error), inUse func(digest.Digest) bool) (*cluster, error) {
+// newCluster returns the agent's part in a cluster, nil if no scheduler is configured. What schedulers want run, work runs, unless it is nil.
+func newCluster(cfg Config, store *cache.Cache, registry func(origin) (blockfmt.Source, error), inUse func(digest.Digest) bool, work *executor.Executor) (*cluster, error) {
 	if len(cfg.Schedulers) == 0 {
 		return nil, nil
 	}
@@ -95,8 +96,12 @@ func newCluster(cfg Config, store *cache.Cache, registry func(origin) (blockfmt.
 		token = strings.TrimSpace(string(text))
 	}
 	c := &cluster{cfg: cfg, store: store, origin: registry, ahead: aheadOf(cfg), inUse: inUse, trees: map[digest.Digest]*membership{}}
-	c.client, err = api.NewClient(api.ClientConfig{Schedulers: cfg.Schedulers, Token: token, Dir: filepath.Join(cfg.Root, "cluster"), Key: key,
-		Handler: c, Heartbeat: c.heartbeat, Log: cfg.Log})
+	client := api.ClientConfig{Schedulers: cfg.Schedulers, Token: token, Dir: filepath.Join(cfg.Root, "cluster"), Key: key,
+		Handler: c, Heartbeat: c.heartbeat, Log: cfg.Log}
+	if work != nil {
+		client.Work = work.Handler()
+	}
+	c.client, err = api.NewClient(client)
 	if err != nil {
 		return nil, err
 	}

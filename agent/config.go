@@ -80,6 +80,8 @@ type Config struct {
 
 	// Proxy are the settings of the registry proxy.
 	Proxy ProxyConfig `toml:"proxy"`
+	// Functions are the settings of the functions that the node runs.
+	Functions FunctionsConfig `toml:"functions"`
 
 	// Log receives the agent's log lines. Default: discarded.
 	Log *slog.Logger `toml:"-"`
@@ -104,7 +106,7 @@ func Default() Config {
 		Root: "/var/lib/xylem", State: "/run/xylem", Admin: "127.0.0.1:9750", CacheBudget: 40 << 30, MountWay: "auto",
 		ReadTimeout: Duration{30 * time.Second}, ReadAhead: blockfmt.BlockSize, Connections: 8, Prefetch: true, BackgroundFetch: 512 << 20, Convert: "off",
 		Listen: netip.AddrPortFrom(netip.IPv4Unspecified(), 9752), TreeIdle: Duration{10 * time.Minute},
-		Proxy: defaultProxy(),
+		Proxy: defaultProxy(), Functions: defaultFunctions(),
 	}
 }
 
@@ -140,6 +142,9 @@ func (c *Config) validate() error {
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := c.Functions.validate(c.Schedulers); err != nil {
+		return err
 	}
 	return c.Proxy.validate()
 }
