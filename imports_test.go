@@ -55,6 +55,7 @@ var rules = []rule{
 	{"scheduler/store/storetest", []string{"scheduler/store"}, "judges every Store, so it may know none of them"},
 	{"scheduler/ui", []string{"scheduler/api", "tree"}, "looks at the API"},
 	{"cmd/xylem", []string{"..."}, "flags -> Config -> Run"},
+	{"cmd/xylem/up", []string{"agent", "scheduler", "scheduler/api"}, "runs daemons as their users do"},
 	{"cmd/xylem/setup", []string{"agent"}, "edits files of containerd; of the agent it needs the durable write only"},
 	{"hack", []string{"..."}, "tools of the developers, never shipped"},
 }

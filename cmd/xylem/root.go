@@ -44,7 +44,7 @@ func newRoot(std stdio) *cobra.Command {
 	flags.TextVar(&a.logLevel, "log-level", slog.LevelInfo, "least `level` of log lines: debug, info, warn or error")
 	root.AddCommand(
 		newConvert(a), newInspect(a), newMount(a), newUnmount(a), newPull(a), newRun(a), newAgent(a), newProxy(a), newScheduler(a), newDoctor(a), newCache(a),
-		newImages(a), newTree(a), newRecord(a), newKey(a), newSetup(a), newFn(a), newVersion(a),
+		newImages(a), newTree(a), newRecord(a), newKey(a), newSetup(a), newFn(a), newUp(a), newVersion(a),
 	)
 	return root
 }

@@ -295,10 +295,22 @@ type InstanceInfo struct {
 	InFlight int    `json:"inFlight"`
 }
 
+// NodeInfo is a node that takes work, as users see it.
+type NodeInfo struct {
+	Peer      string `json:"peer"`
+	Zone      string `json:"zone,omitempty"`
+	Memory    int64  `json:"memory"` // bytes for instances, all together
+	CPU       int    `json:"cpu"`    // thousandths of a core for instances, all together
+	Booked    int64  `json:"booked"` // of Memory
+	BookedCPU int    `json:"bookedCPU"`
+	Images    int    `json:"images"` // that it holds
+}
+
 // Where users' calls are.
 const (
 	PathFunctions         = "/v1/functions" // GET: list; POST FunctionSpec: create; below it, by name, everything about one
 	PathFunctionInstances = "/v1/instances" // GET a list of InstanceInfo
+	PathFunctionNodes     = "/v1/nodes"     // GET a list of NodeInfo
 )
 
 // Headers of users' requests and answers.

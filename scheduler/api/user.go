@@ -146,6 +146,11 @@ func (u *User) Instances(ctx context.Context) (list []InstanceInfo, err error) {
 	return list, u.call(ctx, http.MethodGet, PathFunctionInstances, nil, &list)
 }
 
+// Nodes lists the nodes that take work from the scheduler.
+func (u *User) Nodes(ctx context.Context) (list []NodeInfo, err error) {
+	return list, u.call(ctx, http.MethodGet, PathFunctionNodes, nil, &list)
+}
+
 // Logs returns the newest lines that a function printed, oldest first. version 0 means all.
 func (u *User) Logs(ctx context.Context, name string, version, limit int) (lines []LogLine, err error) {
 	query := url.Values{"limit": {strconv.Itoa(limit)}}

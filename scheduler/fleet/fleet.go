@@ -186,6 +186,17 @@ func (f *Fleet) Nodes() []*Node {
 	return list
 }
 
+// Infos returns what is known of the nodes.
+func (f *Fleet) Infos() []api.NodeInfo {
+	list := []api.NodeInfo{}
+	for _, n := range f.Nodes() {
+		f.mu.Lock()
+		list = append(list, api.NodeInfo{Peer: n.Peer, Zone: n.zone, Memory: n.memory, CPU: n.cpu, Booked: n.booked.memory, BookedCPU: n.booked.cpu, Images: len(n.images)})
+		f.mu.Unlock()
+	}
+	return list
+}
+
 // load is what is booked on a node.
 type load struct {
 	memory    int64

@@ -56,6 +56,7 @@ func (g *Gateway) routeFunctions() {
 	handle("DELETE /v1/functions/{name}/aliases/{alias}", http.StatusOK, func(r *http.Request) (any, error) {
 		return struct{}{}, g.functions.DeleteAlias(r.Context(), namespaceOf(r), r.PathValue("name"), r.PathValue("alias"))
 	})
+	handle("GET "+api.PathFunctionNodes, http.StatusOK, func(*http.Request) (any, error) { return g.dispatcher.fleet.Infos(), nil })
 	handle("GET "+api.PathFunctionInstances, http.StatusOK, func(r *http.Request) (any, error) {
 		return g.dispatcher.Instances(namespaceOf(r)), nil
 	})
