@@ -17,6 +17,7 @@ const (
 	WorkImages    = "/v1/images"    // POST ImageRequest: an ImageAnswer
 	WorkInstances = "/v1/instances" // PUT /{instance} with a StartRequest: an Instance, as soon as it is ready; DELETE /{instance}: it is gone
 	WorkInvoke    = "invoke"        // POST /v1/instances/{instance}/invoke: one invocation
+	WorkLane      = "/v1/lane"      // GET with Upgrade: requests by package lane from then on, for invocations that need not stream
 	WorkLogs      = "/v1/logs"      // GET /{namespace}/{name}?version=&since=&limit=: LogLines, one a line, oldest first
 )
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"github.com/libp2p/go-yamux/v5"
+
+	"github.com/xylem-project/xylem/scheduler/api/lane"
 )
 
 // workConfig is that of both ends of a work connection. Each stream carries HTTP/1.1, one request at a time: measured against
@@ -93,15 +96,74 @@ func ServeWork(ctx context.Context, conn net.Conn, h http.Handler) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	lanes := &lanes{ctx: ctx, next: h}
 	srv := &http.Server{
-		Handler: h, MaxHeaderBytes: 64 << 10, ReadHeaderTimeout: time.Minute, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
+		Handler: lanes, MaxHeaderBytes: 64 << 10, ReadHeaderTimeout: time.Minute, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	stop := context.AfterFunc(ctx, func() { session.Close() }) //nolint:errcheck // it is over
 	defer stop()
 	err = srv.Serve(streams{session})
 	cancel()
-	return errors.Join(err, session.Close(), srv.Close())
+	err = errors.Join(err, session.Close(), srv.Close())
+	lanes.open.Wait()
+	return err
+}
+
+// lanes serves the lanes that are asked for, and hands everything else on.
+type lanes struct {
+	ctx  context.Context
+	next http.Handler
+	open sync.WaitGroup
+}
+
+func (l *lanes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != WorkLane {
+		l.next.ServeHTTP(w, r)
+		return
+	}
+	if r.Header.Get("Upgrade") != laneProtocol {
+		http.Error(w, "want Upgrade: "+laneProtocol, http.StatusUpgradeRequired)
+		return
+	}
+	conn, both, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	l.open.Add(1)
+	defer l.open.Done()
+	if _, err = fmt.Fprintf(both, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", laneProtocol); err == nil {
+		err = both.Flush()
+	}
+	if err != nil {
+		conn.Close()
+		return
+	}
+	lane.Serve(l.ctx, conn, l.next) //nolint:errcheck // the scheduler sees that it ended, and asks for another
+}
+
+// laneProtocol is the name of a lane in Upgrade.
+const laneProtocol = "xylem-lane"
+
+// OpenLane asks for a lane on a stream of a session. The caller closes it.
+func OpenLane(ctx context.Context, stream http.RoundTripper) (*lane.Client, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent"+WorkLane, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", laneProtocol)
+	resp, err := stream.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	conn, ok := resp.Body.(io.ReadWriteCloser)
+	if resp.StatusCode != http.StatusSwitchingProtocols || !ok {
+		resp.Body.Close()
+		return nil, fmt.Errorf("the agent opens no lane: %s", resp.Status)
+	}
+	return lane.NewClient(conn), nil
 }
 
 // streams are the streams of a session, as a net.Listener.

@@ -73,9 +73,13 @@ func (f *Fleet) Serve(ctx context.Context, peer string, conn net.Conn) error {
 	stop := context.AfterFunc(ctx, n.close)
 	defer stop()
 	status, err := n.ask(ctx)
+	if err == nil {
+		err = n.open(ctx)
+	}
 	if err != nil {
 		return fmt.Errorf("node %s: %w", peer, err)
 	}
+	defer n.lane.Close() //nolint:errcheck // it is over
 	f.enter(n, status)
 	defer f.leave(n)
 	f.log.Info("agent takes work", "peer", peer, "memory", status.Memory, "cpu", status.CPU, "instances", len(status.Instances))

@@ -11,11 +11,13 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 
 	"github.com/libp2p/go-yamux/v5"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/xylem-project/xylem/scheduler/api"
+	"github.com/xylem-project/xylem/scheduler/api/lane"
 )
 
 // Node is an agent that takes work, for as long as its connection lasts. It is safe for concurrent use.
@@ -23,6 +25,7 @@ type Node struct {
 	Peer    string
 	session *yamux.Session
 	http    *http.Transport
+	lane    *lane.Client // set before the node is known to anybody
 
 	// Guarded by Fleet.mu.
 	memory int64
@@ -47,6 +50,14 @@ func newNode(peer string, conn net.Conn) (*Node, error) {
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return session.OpenStream(ctx) },
 	}
 	return n, nil
+}
+
+// open opens the lane.
+func (n *Node) open(ctx context.Context) (err error) {
+	late := time.AfterFunc(statusTimeout, n.close)
+	defer late.Stop()
+	n.lane, err = api.OpenLane(context.WithoutCancel(ctx), n.http) // whose end is that of the session
+	return err
 }
 
 func (n *Node) close() {
@@ -86,12 +97,18 @@ func (n *Node) send(req *http.Request) (*http.Response, error) {
 		return resp, nil
 	}
 	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxFailure))
+	return nil, errors.Join(n.failure(kind, text), err)
+}
+
+// failure returns what a node said when the platform failed.
+func (n *Node) failure(kind string, text []byte) error {
 	f := &Failure{}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxFailure)).Decode(&f.WorkFailure); err != nil {
-		return nil, fmt.Errorf("node %s says %s, but not what failed: %w: %w", n.Peer, kind, err, ErrLost)
+	if err := json.Unmarshal(text, &f.WorkFailure); err != nil {
+		return fmt.Errorf("node %s says %s, but not what failed: %w: %w", n.Peer, kind, err, ErrLost)
 	}
 	f.Kind = kind
-	return nil, f
+	return f
 }
 
 // call sends a request with a JSON body (unless nil) and decodes the answer (unless nil).
@@ -159,6 +176,18 @@ func (n *Node) Invoke(id string, req *http.Request) (*http.Response, error) {
 	req.URL = &url.URL{Path: instancePath(id) + "/" + api.WorkInvoke}
 	req.Method, req.Host, req.RequestURI = http.MethodPost, "agent", ""
 	return n.send(req)
+}
+
+// Exchange is Invoke with a payload of at most lane.MaxRequest bytes and an answer that comes as a whole, its trailers in its header.
+func (n *Node) Exchange(ctx context.Context, id string, header http.Header, payload []byte) (lane.Answer, error) {
+	a, err := n.lane.Do(ctx, instancePath(id)+"/"+api.WorkInvoke, header, payload)
+	if errors.Is(err, lane.ErrClosed) {
+		return a, fmt.Errorf("%w: %s: %w", ErrLost, n.Peer, err)
+	}
+	if kind := a.Header.Get(api.HeaderFailure); err == nil && kind != "" {
+		return a, n.failure(kind, a.Body)
+	}
+	return a, err
 }
 
 // Resolve asks what an image's reference names, and has the image converted.

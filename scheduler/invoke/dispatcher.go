@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/xylem-project/xylem/scheduler/api"
+	"github.com/xylem-project/xylem/scheduler/api/lane"
 	"github.com/xylem-project/xylem/scheduler/fleet"
 	"github.com/xylem-project/xylem/scheduler/function"
 	"github.com/xylem-project/xylem/scheduler/placement"
@@ -68,6 +69,8 @@ type Invocation struct {
 	// Payload is what the function gets; if it is nil, Body is, which can be sent only once.
 	Payload []byte
 	Body    io.Reader
+	// Whole says that the answer may come as a whole, which costs less.
+	Whole bool
 }
 
 // Answer is what a function answered.
@@ -77,6 +80,7 @@ type Answer struct {
 	Body    io.ReadCloser // the caller closes it
 	Trailer http.Header   // complete when Body has ended
 	Place   Place
+	whole   []byte // the body, if it came as a whole
 }
 
 // FunctionError returns how the function failed: "", "Handled" or "Unhandled".
@@ -118,29 +122,57 @@ func (inv Invocation) again(err error) bool {
 // run sends an invocation to an instance.
 func (p *pool) run(ctx context.Context, i *instance, inv Invocation) (*Answer, error) {
 	deadline := time.Now().Add(p.fn.Timeout.Duration)
-	ctx, cancel := context.WithDeadlineCause(ctx, deadline.Add(timeoutGrace), fmt.Errorf("no answer %v after the function's timeout", timeoutGrace))
-	req := (&http.Request{Header: inv.Header.Clone(), Body: io.NopCloser(inv.Body), ContentLength: -1}).WithContext(ctx)
-	if inv.Payload != nil {
-		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(inv.Payload)), int64(len(inv.Payload))
+	ctx, cancel := context.WithDeadlineCause(ctx, deadline.Add(timeoutGrace), errLate)
+	header := inv.Header.Clone()
+	header.Set(api.HeaderInvocation, inv.ID)
+	header.Set(api.HeaderDeadline, strconv.FormatInt(deadline.UnixMilli(), 10))
+	send := stream
+	if inv.Whole && inv.Payload != nil && len(inv.Payload) <= lane.MaxRequest {
+		send = exchange
 	}
-	req.Header.Set(api.HeaderInvocation, inv.ID)
-	req.Header.Set(api.HeaderDeadline, strconv.FormatInt(deadline.UnixMilli(), 10))
-	resp, err := i.node.Invoke(i.id, req)
+	a, err := send(ctx, i, header, inv)
 	if err != nil {
 		cancel()
-		err = p.broken(ctx, i, err)
+		err = p.broken(i, err)
 		p.give(i)
 		return nil, err
 	}
-	body := &answerBody{ReadCloser: resp.Body, over: func() { cancel(); p.give(i) }}
-	return &Answer{Status: resp.StatusCode, Header: resp.Header, Body: body, Trailer: resp.Trailer, Place: Place{i.node.Peer, i.id}}, nil
+	a.Place = Place{i.node.Peer, i.id}
+	a.Body = &answerBody{ReadCloser: a.Body, over: func() { cancel(); p.give(i) }}
+	return a, nil
+}
+
+// exchange sends a small payload and gets a whole answer.
+func exchange(ctx context.Context, i *instance, header http.Header, inv Invocation) (*Answer, error) {
+	a, err := i.node.Exchange(ctx, i.id, header, inv.Payload)
+	if err != nil {
+		return nil, err
+	}
+	return &Answer{Status: a.Status, Header: a.Header, Body: io.NopCloser(bytes.NewReader(a.Body)), Trailer: a.Header, whole: a.Body}, nil
+}
+
+// stream sends a payload, and gets an answer, piece by piece.
+func stream(ctx context.Context, i *instance, header http.Header, inv Invocation) (*Answer, error) {
+	req := (&http.Request{Header: header, ContentLength: -1}).WithContext(ctx)
+	if inv.Payload != nil {
+		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(inv.Payload)), int64(len(inv.Payload))
+	} else {
+		req.Body = io.NopCloser(inv.Body)
+	}
+	resp, err := i.node.Invoke(i.id, req)
+	if err != nil {
+		return nil, err
+	}
+	return &Answer{Status: resp.StatusCode, Header: resp.Header, Body: resp.Body, Trailer: resp.Trailer}, nil
 }
 
 // timeoutGrace is how much longer than the node this end waits for an answer.
 const timeoutGrace = 5 * time.Second
 
+var errLate = fmt.Errorf("no answer %v after the function's timeout", timeoutGrace)
+
 // broken says what an invocation's failure means for its instance.
-func (p *pool) broken(ctx context.Context, i *instance, err error) error {
+func (p *pool) broken(i *instance, err error) error {
 	switch {
 	case fleet.IsKind(err, api.FailureBusy): // by another scheduler, or before news of an end has come
 	case fleet.IsKind(err, api.FailureNoInstance), fleet.IsKind(err, api.FailureExited):

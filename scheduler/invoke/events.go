@@ -46,11 +46,11 @@ type Events struct {
 	queue string
 	tasks sync.WaitGroup
 
-	mu      sync.Mutex
-	running context.Context // of Run; nil before and after
-	lanes   map[string]*lane
-	count   int
-	bytes   int
+	mu       sync.Mutex
+	running  context.Context // of Run; nil before and after
+	backlogs map[string]*backlog
+	count    int
+	bytes    int
 }
 
 // event is an asynchronous invocation, as the store keeps it.
@@ -73,7 +73,7 @@ func (e *event) key() string { return eventsPrefix + e.queue + "/" + e.ID }
 
 // NewEvents returns Events that run nothing before Run.
 func NewEvents(cfg EventsConfig) *Events {
-	return &Events{cfg: cfg, queue: strings.TrimSuffix(prefixOf(cfg.Self), "-"), lanes: map[string]*lane{}}
+	return &Events{cfg: cfg, queue: strings.TrimSuffix(prefixOf(cfg.Self), "-"), backlogs: map[string]*backlog{}}
 }
 
 // Accept returns nil when the invocation is in the store, from where it cannot be lost.
@@ -194,15 +194,15 @@ func (e *Events) read(ctx context.Context, queue string) error {
 	return nil
 }
 
-// add puts an event into its function's lane, unless it is there.
+// add puts an event into its function's backlog, unless it is there.
 func (e *Events) add(ev *event) {
 	key := ev.Namespace + "/" + ev.Name
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	l := e.lanes[key]
+	l := e.backlogs[key]
 	if l == nil {
-		l = &lane{events: e, known: map[string]bool{}}
-		e.lanes[key] = l
+		l = &backlog{events: e, known: map[string]bool{}}
+		e.backlogs[key] = l
 	}
 	if l.known[ev.ID] {
 		e.count--

@@ -15,8 +15,8 @@ import (
 	"github.com/xylem-project/xylem/scheduler/store"
 )
 
-// lane is the asynchronous invocations of a function. Guarded by Events.mu.
-type lane struct {
+// backlog is the asynchronous invocations of a function. Guarded by Events.mu.
+type backlog struct {
 	events  *Events
 	waiting byDue
 	known   map[string]bool // by ID: waiting or running
@@ -38,10 +38,10 @@ func (h *byDue) Pop() any {
 	return last
 }
 
-func (l *lane) push(ev *event) { heap.Push(&l.waiting, ev) }
+func (l *backlog) push(ev *event) { heap.Push(&l.waiting, ev) }
 
 // pump runs what is due, as far as there may run more.
-func (l *lane) pump() {
+func (l *backlog) pump() {
 	ctx := l.events.running
 	for ctx != nil && len(l.waiting) > 0 && l.running < maxAtOnce {
 		if wait := time.Until(l.waiting[0].due); wait > 0 {
@@ -55,7 +55,7 @@ func (l *lane) pump() {
 }
 
 // wake has pump called in a while.
-func (l *lane) wake(after time.Duration) {
+func (l *backlog) wake(after time.Duration) {
 	if l.timer != nil {
 		l.timer.Stop()
 	}
@@ -67,7 +67,7 @@ func (l *lane) wake(after time.Duration) {
 }
 
 // do runs an event once, and takes it out of the store or plans the next attempt.
-func (l *lane) do(ctx context.Context, ev *event) {
+func (l *backlog) do(ctx context.Context, ev *event) {
 	e := l.events
 	err := e.attempt(ctx, ev)
 	again := false
@@ -107,7 +107,7 @@ func (e *Events) attempt(ctx context.Context, ev *event) error {
 	if header == nil {
 		header = http.Header{}
 	}
-	a, err := e.cfg.Invoke(ctx, Invocation{ID: ev.ID, Function: fn, Colour: ev.Colour, Header: header, Payload: ev.Payload})
+	a, err := e.cfg.Invoke(ctx, Invocation{ID: ev.ID, Function: fn, Colour: ev.Colour, Header: header, Payload: ev.Payload, Whole: true})
 	if err != nil {
 		return err
 	}
