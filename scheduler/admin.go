@@ -24,6 +24,7 @@ import (
 // admin is what operators ask of a scheduler on its own machine.
 type admin struct {
 	server *server
+	work   *functions
 	ready  atomic.Bool
 }
 
@@ -66,6 +67,7 @@ func (a *admin) control(mux *http.ServeMux) *http.ServeMux {
 	mux.Handle("DELETE /v1/tokens/{id}", s.call("admin", func(r *http.Request) (any, error) {
 		return struct{}{}, s.tokens.revoke(r.Context(), r.PathValue("id"))
 	}))
+	a.keys(mux)
 	mux.Handle("GET /v1/revoked", s.call("admin", func(*http.Request) (any, error) {
 		s.keeper.mu.Lock()
 		defer s.keeper.mu.Unlock()
@@ -81,6 +83,22 @@ func (a *admin) control(mux *http.ServeMux) *http.ServeMux {
 	mux.Handle("GET "+api.PathTrees, s.call("admin", func(r *http.Request) (any, error) { return s.trees(r, "") }))
 	mux.Handle("GET "+api.PathTrees+"/{image}", s.call("admin", func(r *http.Request) (any, error) { return s.tree(r, "") }))
 	return mux
+}
+
+// keys adds the calls about users' access keys.
+func (a *admin) keys(mux *http.ServeMux) {
+	s := a.server
+	mux.Handle("POST /v1/keys", s.call("admin", func(r *http.Request) (any, error) {
+		request, err := decodeBody[api.KeyRequest](r)
+		if err != nil {
+			return nil, err
+		}
+		return a.work.keys.Create(r.Context(), request)
+	}))
+	mux.Handle("GET /v1/keys", s.call("admin", func(r *http.Request) (any, error) { return a.work.keys.List(r.Context()) }))
+	mux.Handle("DELETE /v1/keys/{id}", s.call("admin", func(r *http.Request) (any, error) {
+		return struct{}{}, a.work.keys.Revoke(r.Context(), r.PathValue("id"))
+	}))
 }
 
 // revoke takes an agent out of the cluster. All schedulers and agents hear of it.

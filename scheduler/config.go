@@ -20,7 +20,8 @@ type Config struct {
 	Root string `toml:"root"`
 	// State holds the admin socket, scheduler.sock. Default /run/xylem.
 	State string `toml:"state"`
-	// Listen is the TCP address of the API, for agents over TLS, and for users on this machine without. Default 127.0.0.1:9760.
+	// Listen is the TCP address of the API, for agents and users over TLS, and for users on this machine
+	// without. Default 127.0.0.1:9760.
 	Listen string `toml:"listen"`
 	// Advertise is the URL by which agents and other schedulers know this one, as "https://scheduler-0.example:9760". It is also its name
 	// in the cluster: it must differ among schedulers and stay the same. Default: made of Listen.
@@ -62,6 +63,9 @@ type Config struct {
 	RequestsPerSecond int `toml:"requests_per_second"`
 	// Connections bounds the connections of all agents and users together. Default 20000.
 	Connections int `toml:"connections"`
+	// AuthLoopback demands access keys of users on this machine too. Default false: whoever can connect from the machine itself may make
+	// and invoke functions.
+	AuthLoopback bool `toml:"auth_loopback"`
 	// Queue is how many invocations of a version of a function may wait for an instance; more are refused with 429. Default 1000.
 	Queue int `toml:"queue"`
 

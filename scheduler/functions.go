@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/xylem-project/xylem/scheduler/access"
 	"github.com/xylem-project/xylem/scheduler/api"
 	"github.com/xylem-project/xylem/scheduler/fleet"
 	"github.com/xylem-project/xylem/scheduler/function"
@@ -24,7 +25,9 @@ type functions struct {
 	registry   *function.Registry
 	dispatcher *invoke.Dispatcher
 	events     *invoke.Events
-	gateway    http.Handler
+	keys       *access.Keys
+	open       http.Handler // the API of users for those who need no key
+	guarded    http.Handler // and for those who do
 }
 
 // pollEvery is how often agents are asked what their nodes can run.
@@ -38,14 +41,19 @@ func newFunctions(ctx context.Context, srv *server, s store.Store) *functions {
 		Self: k.self, Fleet: f.fleet, Functions: f.registry, Queue: srv.cfg.Queue, Mine: k.isMine, Log: log})
 	f.events = invoke.NewEvents(invoke.EventsConfig{
 		Self: k.self, Store: s, Functions: f.registry, Invoke: f.dispatcher.Invoke, Adopts: k.adopts, Log: log})
-	f.gateway = invoke.NewGateway(f.registry, f.dispatcher, f.events, log)
+	f.keys = access.New(s, log)
+	f.open = invoke.NewGateway(f.registry, f.dispatcher, f.events, log)
+	f.guarded = f.keys.Guard(f.open, invoke.Refuse)
+	if srv.cfg.AuthLoopback {
+		f.open = f.guarded
+	}
 	return f
 }
 
 // run starts what it does by itself.
 func (f *functions) run(ctx context.Context, group *errgroup.Group) {
 	for _, task := range []func(context.Context){
-		f.registry.Run, f.dispatcher.Run, f.events.Run,
+		f.registry.Run, f.dispatcher.Run, f.events.Run, f.keys.Run,
 		func(ctx context.Context) { f.server.keeper.follow(ctx, revokedPrefix, f.disconnect) },
 	} {
 		group.Go(func() error {
@@ -63,6 +71,7 @@ func (f *functions) disconnect(peers []string) {
 
 // employ serves the work connections of agents on h.
 func (f *functions) employ(ctx context.Context, h *http.Server) {
+	h.Handler = f.withUsers(h.Handler)
 	h.TLSConfig.NextProtos = []string{"h2", "http/1.1", api.WorkProtocol}
 	h.Protocols = new(http.Protocols)
 	h.Protocols.SetHTTP1(true)
@@ -74,6 +83,20 @@ func (f *functions) employ(ctx context.Context, h *http.Server) {
 			}
 		},
 	}
+}
+
+// withUsers adds the API of users to that of agents.
+func (f *functions) withUsers(agents http.Handler) http.Handler {
+	users := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).SetReadDeadline(time.Time{}) //nolint:errcheck // payloads may stream for long
+		f.guarded.ServeHTTP(w, r)
+	})
+	mux := http.NewServeMux()
+	mux.Handle("/", agents)
+	for _, path := range invoke.Paths {
+		mux.Handle(path, users)
+	}
+	return mux
 }
 
 func (f *functions) employOne(ctx context.Context, conn *tls.Conn) error {

@@ -201,7 +201,7 @@ func (k *keeper) run(ctx context.Context, group *errgroup.Group) {
 
 // serve starts the servers: for agents and users, for operators, for whoever observes.
 func (s *server) serve(ctx context.Context, group *errgroup.Group, public net.Listener, work *functions) error {
-	a := &admin{server: s}
+	a := &admin{server: s, work: work}
 	socket, err := listenUnix(s.cfg.Socket())
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/time/rate"
 
+	"github.com/xylem-project/xylem/scheduler/access"
 	"github.com/xylem-project/xylem/scheduler/api"
 	"github.com/xylem-project/xylem/scheduler/store"
 )
@@ -112,7 +113,7 @@ func statusOf(err error) int {
 		return http.StatusUnauthorized
 	case errors.Is(err, errDenied), errors.Is(err, errToken):
 		return http.StatusForbidden
-	case errors.Is(err, errNotFound):
+	case errors.Is(err, errNotFound), errors.Is(err, access.ErrNotFound):
 		return http.StatusNotFound
 	case errors.Is(err, errNoSession):
 		return http.StatusConflict
@@ -120,7 +121,7 @@ func statusOf(err error) int {
 		return http.StatusTooManyRequests
 	case errors.Is(err, errUnavailable), errors.Is(err, store.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return http.StatusServiceUnavailable
-	case errors.Is(err, errInvalid), errors.Is(err, errRequest):
+	case errors.Is(err, errInvalid), errors.Is(err, errRequest), errors.Is(err, access.ErrInvalid):
 		return http.StatusBadRequest
 	default:
 		return http.StatusInternalServerError

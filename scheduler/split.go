@@ -107,5 +107,5 @@ func (p part) Close() error { p.close(); return nil }
 
 // users returns the server of the API of users for connections of this machine.
 func (f *functions) users() *http.Server {
-	return &http.Server{Handler: f.gateway, ReadHeaderTimeout: headerTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: quiet(f.server.cfg.Log)}
+	return &http.Server{Handler: f.open, ReadHeaderTimeout: headerTimeout, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: quiet(f.server.cfg.Log)}
 }

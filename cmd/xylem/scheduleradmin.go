@@ -75,18 +75,18 @@ func (s *schedulerAdmin) listTokens() *cobra.Command {
 		return output.print(s.out, tokens, func(w io.Writer) {
 			row(w, "ID", "CREATED", "EXPIRES", "JOINS LEFT")
 			for _, t := range tokens {
-				row(w, t.ID, t.Created.Format(time.DateTime), expiry(t), joinsLeft(t))
+				row(w, t.ID, t.Created.Format(time.DateTime), expiryText(t.Expires), joinsLeft(t))
 			}
 		})
 	}
 	return cmd
 }
 
-func expiry(t api.TokenInfo) string {
-	if t.Expires.IsZero() {
+func expiryText(t time.Time) string {
+	if t.IsZero() {
 		return "never"
 	}
-	return t.Expires.Format(time.DateTime)
+	return t.Format(time.DateTime)
 }
 
 func joinsLeft(t api.TokenInfo) string {

@@ -54,6 +54,23 @@ func (a *Admin) RevokeToken(ctx context.Context, id string) error {
 	return a.call(ctx, http.MethodDelete, "/v1/tokens/"+url.PathEscape(id), nil, nil)
 }
 
+// CreateKey makes an access key for users.
+func (a *Admin) CreateKey(ctx context.Context, request KeyRequest) (r KeyResponse, err error) {
+	err = a.call(ctx, http.MethodPost, "/v1/keys", request, &r)
+	return r, err
+}
+
+// Keys lists the access keys.
+func (a *Admin) Keys(ctx context.Context) (list []KeyInfo, err error) {
+	err = a.call(ctx, http.MethodGet, "/v1/keys", nil, &list)
+	return list, err
+}
+
+// RevokeKey ends an access key.
+func (a *Admin) RevokeKey(ctx context.Context, id string) error {
+	return a.call(ctx, http.MethodDelete, "/v1/keys/"+url.PathEscape(id), nil, nil)
+}
+
 // Agents lists the agents that the scheduler knows.
 func (a *Admin) Agents(ctx context.Context) (list []AgentInfo, err error) {
 	err = a.call(ctx, http.MethodGet, "/v1/agents", nil, &list)

@@ -323,3 +323,25 @@ const (
 	HeaderRefused    = "X-Xylem-Error"          // in the answer: it is not the function's, but says why there is none
 	HeaderUserInvoke = "X-Xylem-Invocation"     // in the answer: ID of the invocation
 )
+
+// KeyRequest asks for an access key (POST /v1/keys on the admin socket).
+type KeyRequest struct {
+	Namespaces []string      `json:"namespaces"` // that it is for; "*": all
+	InvokeOnly bool          `json:"invokeOnly"` // not for making and changing functions
+	TTL        time.Duration `json:"ttl"`        // 0: valid until it is revoked
+}
+
+// KeyInfo is an access key without its secret.
+type KeyInfo struct {
+	ID         string    `json:"id"`
+	Namespaces []string  `json:"namespaces"`
+	InvokeOnly bool      `json:"invokeOnly,omitempty"`
+	Created    time.Time `json:"created"`
+	Expires    time.Time `json:"expires,omitzero"` // zero: never
+}
+
+// KeyResponse is a new access key.
+type KeyResponse struct {
+	KeyInfo
+	Secret string `json:"secret"`
+}

@@ -33,7 +33,7 @@ func (g *Gateway) invokeAWS(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set(awsRequestID, id)
 	inv, err := g.fromAWS(r, id)
 	if err != nil {
-		refuse(w, err)
+		Refuse(w, err)
 		return
 	}
 	switch r.Header.Get(awsInvocationType) {
@@ -41,7 +41,7 @@ func (g *Gateway) invokeAWS(w http.ResponseWriter, r *http.Request) {
 		g.synchronous(w, r, inv)
 	case "Event":
 		if err := g.events.Accept(r.Context(), inv); err != nil {
-			refuse(w, err)
+			Refuse(w, err)
 			return
 		}
 		w.WriteHeader(http.StatusAccepted)
@@ -49,7 +49,7 @@ func (g *Gateway) invokeAWS(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(awsVersion, strconv.Itoa(inv.Function.Version))
 		w.WriteHeader(http.StatusNoContent)
 	default:
-		refuse(w, fmt.Errorf("%w: %s is %.40q, want RequestResponse, Event or DryRun", errRequest, awsInvocationType, r.Header.Get(awsInvocationType)))
+		Refuse(w, fmt.Errorf("%w: %s is %.40q, want RequestResponse, Event or DryRun", errRequest, awsInvocationType, r.Header.Get(awsInvocationType)))
 	}
 }
 
@@ -129,13 +129,13 @@ func (g *Gateway) synchronous(w http.ResponseWriter, r *http.Request, inv Invoca
 		return
 	}
 	if err != nil {
-		refuse(w, err)
+		Refuse(w, err)
 		return
 	}
 	defer a.Body.Close()
 	text, err := answerOf(a)
 	if err != nil {
-		refuse(w, err)
+		Refuse(w, err)
 		return
 	}
 	h := w.Header()

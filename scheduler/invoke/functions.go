@@ -25,7 +25,7 @@ func (g *Gateway) routeFunctions() {
 		g.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			answer, err := do(r)
 			if err != nil {
-				refuse(w, err)
+				Refuse(w, err)
 				return
 			}
 			respond(w, status, answer)

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/xylem-project/xylem/scheduler/access"
 	"github.com/xylem-project/xylem/scheduler/api"
 	"github.com/xylem-project/xylem/scheduler/fleet"
 	"github.com/xylem-project/xylem/scheduler/function"
@@ -39,6 +40,9 @@ func NewGateway(f *function.Registry, d *Dispatcher, e *Events, log *slog.Logger
 	g.routeFunctions()
 	return g
 }
+
+// Paths are those of the API, as http.ServeMux wants them.
+var Paths = []string{api.PathFunctions, api.PathFunctions + "/", api.PathFunctionInstances, api.PathFunctionNodes, "/2015-03-31/functions/"}
 
 // ServeHTTP implements http.Handler.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.mux.ServeHTTP(w, r) }
@@ -80,6 +84,10 @@ func problemOf(err error) problem {
 		return set(http.StatusNotFound, "ResourceNotFoundException", 0)
 	case errors.Is(err, function.ErrExists), errors.Is(err, function.ErrBusy):
 		return set(http.StatusConflict, "ResourceConflictException", 0)
+	case errors.Is(err, access.ErrUnknown):
+		return set(http.StatusUnauthorized, "UnrecognizedClientException", 0)
+	case errors.Is(err, access.ErrDenied):
+		return set(http.StatusForbidden, "AccessDeniedException", 0)
 	case errors.Is(err, errLarge), errors.As(err, &tooLarge), fleet.IsKind(err, api.FailureTooLarge):
 		return set(http.StatusRequestEntityTooLarge, "RequestTooLargeException", 0)
 	case errors.Is(err, errJSON):
@@ -113,8 +121,8 @@ func kindOfStart(err error) string {
 	return "ServiceException"
 }
 
-// refuse tells a client what went wrong, in the form that AWS's clients understand.
-func refuse(w http.ResponseWriter, err error) {
+// Refuse tells a client what went wrong, in the form that AWS's clients understand.
+func Refuse(w http.ResponseWriter, err error) {
 	p := problemOf(err)
 	if p.retry > 0 {
 		w.Header().Set("Retry-After", fmt.Sprint(int(p.retry/time.Second)+1))
@@ -189,12 +197,12 @@ func (g *Gateway) logs(w http.ResponseWriter, r *http.Request) {
 		_, err = g.functions.Describe(namespaceOf(r), r.PathValue("name"))
 	}
 	if err != nil {
-		refuse(w, err)
+		Refuse(w, err)
 		return
 	}
 	lines, err := g.collect(r.Context(), namespaceOf(r), r.PathValue("name"), q)
 	if err != nil {
-		refuse(w, err)
+		Refuse(w, err)
 		return
 	}
 	w.Header().Set("Content-Type", "application/jsonl")

@@ -25,7 +25,7 @@ func (g *Gateway) invokeNative(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set(api.HeaderUserInvoke, id)
 	inv, err := g.fromNative(r, id)
 	if err != nil {
-		refuse(w, err)
+		Refuse(w, err)
 		return
 	}
 	async := r.URL.Query().Get("async")
@@ -35,14 +35,14 @@ func (g *Gateway) invokeNative(w http.ResponseWriter, r *http.Request) {
 		return
 	case "true":
 	default:
-		refuse(w, fmt.Errorf("%w: async=%.20q, want true or false", errRequest, async))
+		Refuse(w, fmt.Errorf("%w: async=%.20q, want true or false", errRequest, async))
 		return
 	}
 	if inv.Payload, err = payload(r, MaxEventPayload); err == nil {
 		err = g.events.Accept(r.Context(), inv)
 	}
 	if err != nil {
-		refuse(w, err)
+		Refuse(w, err)
 		return
 	}
 	respond(w, http.StatusAccepted, map[string]string{"invocation": id})
@@ -57,7 +57,7 @@ func (g *Gateway) web(w http.ResponseWriter, r *http.Request) {
 		err = fmt.Errorf("%w: function %s has the contract %s, which knows no paths: use its invocations", errRequest, inv.Function.Name, inv.Function.Contract)
 	}
 	if err != nil {
-		refuse(w, err)
+		Refuse(w, err)
 		return
 	}
 	path := "/" + strings.TrimPrefix(r.URL.EscapedPath(), "/v1/functions/"+r.PathValue("name")+"/web/")
@@ -147,7 +147,7 @@ func (g *Gateway) stream(w http.ResponseWriter, r *http.Request, inv Invocation)
 	http.NewResponseController(w).EnableFullDuplex() //nolint:errcheck // HTTP/2 always is
 	a, err := g.dispatcher.Invoke(r.Context(), inv)
 	if err != nil {
-		refuse(w, err)
+		Refuse(w, err)
 		return
 	}
 	defer a.Body.Close()
