@@ -10,7 +10,8 @@ packages=(
     docker-registry                # a real registry on loopback
     nginx                          # what the registry proxy is compared with
     mmdebstrap umoci               # build the demo's image
-    skopeo                         # push it
+    skopeo                         # push it, and pull through the registry proxy
+    podman buildah                 # pull through the registry proxy
     erofs-utils                    # fsck.erofs and mkfs.erofs judge our images
     fuse3                          # fusermount3
     gcc libc6-dev                  # the race detector
