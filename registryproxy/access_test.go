@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -422,6 +424,38 @@ func TestTokensThatExpire(t *testing.T) {
 			t.Errorf("status %d, challenge %q", r.status, r.header.Get("WWW-Authenticate"))
 		}
 		synctest.Wait()
+	})
+}
+
+// TestTokensThatExpireInTheMiddle: the registry takes a connection back and the token with it. The client gets a broken connection, not a
+// whole blob, and with a new token the rest, which is all that is read then.
+func TestTokensThatExpireInTheMiddle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		g := newGated(big)
+		guard := &guarded{Handler: g}
+		guard.let("some/image Bearer old")
+		w.up.set(host, guard)
+		g.let(3 * blockfmt.BlockSize)
+		resp := w.start(t.Context(), http.MethodGet, bigPath, "Authorization: Bearer old")
+		synctest.Wait()
+		guard.let("some/image Bearer new")
+		g.mu.Lock()
+		g.cut[3*blockfmt.BlockSize] = true
+		g.mu.Unlock()
+		g.let(len(big))
+		if body, err := io.ReadAll(resp.Body); err == nil || !bytes.Equal(body, big[:3*blockfmt.BlockSize]) {
+			t.Errorf("%d bytes, %v", len(body), err)
+		}
+		resp.Body.Close()
+		synctest.Wait()
+		before := len(w.up.requests())
+		if r := w.get(bigPath, "Authorization: Bearer new"); r.err != nil || !bytes.Equal(r.body, big) {
+			t.Errorf("status %d, %d bytes, %v", r.status, len(r.body), r.err)
+		}
+		if got, want := w.up.requests()[before:], fmt.Sprintf("bytes=%d-%d", 3*blockfmt.BlockSize, len(big)-1); !strings.HasSuffix(got[len(got)-1], want) {
+			t.Errorf("requests %q, want the last one to be for %s", got, want)
+		}
 	})
 }
 

@@ -31,9 +31,11 @@ func TestBadRequests(t *testing.T) {
 	}{
 		{"/v2/a/b/manifests/v1?ns=..", 400, "NAME_INVALID"},
 		{"/v2/a/b/manifests/v1?ns=user@evil.example", 400, "NAME_INVALID"},
+		{"/v2/a/b/manifests/v1?ns=user:password@evil.example", 400, "NAME_INVALID"},
 		{"/v2/a/b/manifests/v1?ns=evil.example%2f..", 400, "NAME_INVALID"},
 		{"/v2/a/b/manifests/v1?ns=evil.example:0", 400, "NAME_INVALID"},
 		{"/v2/a/b/manifests/v1?ns=169.254.169.254", 400, "NAME_INVALID"},
+		{"/v2/a/b/manifests/v1?ns=169.254.1.1:5000", 400, "NAME_INVALID"},
 		{"/v2/a/b/manifests/v1?ns=[fe80::1]", 400, "NAME_INVALID"},
 		{"/v2/a/b/manifests/v1?ns=metadata.google.internal", 400, "NAME_INVALID"},
 		{"/v2/a/b/manifests/v1?ns=a.example&ns=b.example", 400, "NAME_INVALID"},
@@ -102,7 +104,7 @@ func (e endless) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func TestBadRegistries(t *testing.T) {
 	manifest := []byte(`{"schemaVersion":2}`)
 	d := digest.FromBytes(manifest)
-	byDigest, byTag := "/v2/a/b/manifests/"+d.String(), "/v2/a/b/manifests/v1"
+	byDigest, byTag, referrers := "/v2/a/b/manifests/"+d.String(), "/v2/a/b/manifests/v1", "/v2/a/b/referrers/"+d.String()
 	blob := "/v2/a/b/blobs/" + d.String()
 	status := func(code int, headers ...string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
@@ -133,6 +135,10 @@ func TestBadRegistries(t *testing.T) {
 		{"manifest of 1 GB by tag", byTag, endless{false}, 502},
 		{"index nested 100,000 deep", byTag, body(nested), 200},
 		{"100,000 layers", byTag, body(layers), 200},
+		{"referrers of 1 GB", referrers, endless{false}, 502},
+		{"referrers nested 100,000 deep", referrers, body(nested), 502},
+		{"100,000 referrers", referrers, body(bytes.Replace(layers, []byte("layers"), []byte("manifests"), 1)), 200},
+		{"referrers that are none", referrers, body([]byte("<html>")), 502},
 		{"other manifest", byDigest, body([]byte("{}")), 502},
 		{"empty manifest", byDigest, body(nil), 502},
 		{"manifest that ends early", byDigest, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -184,9 +190,10 @@ func TestBadRegistries(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				w.up.set(host, test.registry)
+				query := "?artifactType=x&ns=" + host // has lists of referrers parsed, and means nothing elsewhere
 				for range 2 {
 					start := time.Now()
-					r := w.get(test.path + "?ns=" + host)
+					r := w.get(test.path + query)
 					if r.status != test.status || time.Since(start) > time.Minute {
 						t.Errorf("status %d after %v, want %d: %.300s", r.status, time.Since(start), test.status, r.body)
 					}

@@ -192,9 +192,9 @@ func TestStorageIsNotTheRegistry(t *testing.T) {
 	}
 }
 
-// TestErrorsDoNotTellSignatures: a URL in an error has no query.
+// TestErrorsDoNotTellSignatures: a URL in an error has neither query nor user.
 func TestErrorsDoNotTellSignatures(t *testing.T) {
-	host := serve(t, redirect("http://127.0.0.1:1/x?signature=hidden"))
+	host := serve(t, redirect("http://hidden:hidden@127.0.0.1:1/x?signature=hidden"))
 	c, logs := newClient(t, func(cfg *registry.Config) { cfg.Attempts = 2 })
 	_, _, _, err := do(t, c, blobCall(host))
 	if !errors.Is(err, blockfmt.ErrTransient) || strings.Contains(err.Error(), "hidden") || logs.count("hidden") != 0 {
@@ -273,20 +273,20 @@ func TestWhereRegistriesMaySend(t *testing.T) {
 
 // TestMetadataServices: no registry, redirect or realm leads to a link-local address, whatever the registry's own is.
 func TestMetadataServices(t *testing.T) {
+	realm := func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="http://169.254.169.254/latest/"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}
 	for name, h := range map[string]http.HandlerFunc{
-		"redirect": redirect("http://169.254.169.254/latest/meta-data/"),
-		"realm": func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="http://169.254.169.254/latest/"`)
-			w.WriteHeader(http.StatusUnauthorized)
-		},
+		"redirect": redirect("http://169.254.169.254/latest/meta-data/"), "realm": realm, "realm for nobody": realm,
 	} {
 		host := serve(t, h)
 		c, _ := newClient(t, func(cfg *registry.Config) { cfg.Attempts, cfg.Timeout = 1, 5*time.Second })
 		call := blobCall(host)
-		call.Own = name == "realm"
+		call.Own, call.Anonymous = name == "realm", name == "realm for nobody"
 		start := time.Now()
 		code, _, _, err := do(t, c, call)
-		if name == "redirect" && !errors.Is(err, blockfmt.ErrDenied) || name == "realm" && code != 401 {
+		if name == "redirect" && !errors.Is(err, blockfmt.ErrDenied) || name != "redirect" && code != 401 {
 			t.Errorf("%s: status %d, %v", name, code, err)
 		}
 		if took := time.Since(start); took > time.Second {

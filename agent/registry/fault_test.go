@@ -2,6 +2,7 @@ package registry_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -75,7 +76,11 @@ func TestFaults(t *testing.T) {
 		"too long": {func(w http.ResponseWriter, r *http.Request) {
 			partial(w, r, append(content[:len(content):len(content)], 1))
 		}, blockfmt.ErrCorrupt, 1, true},
-		"nothing":               {func(w http.ResponseWriter, r *http.Request) { partial(w, r, nil) }, blockfmt.ErrCorrupt, 1, true},
+		"nothing": {func(w http.ResponseWriter, r *http.Request) { partial(w, r, nil) }, blockfmt.ErrCorrupt, 1, true},
+		"gzip that nobody asked for": {func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Encoding", "gzip")
+			partial(w, r, gzipped(content))
+		}, blockfmt.ErrCorrupt, 1, true},
 		"not found":             {status(404), blockfmt.ErrNotFound, 1, false},
 		"unauthorized":          {status(401), blockfmt.ErrDenied, 1, false},
 		"forbidden":             {status(403), blockfmt.ErrDenied, 1, false},
@@ -157,6 +162,14 @@ func hijack(w http.ResponseWriter, text string) {
 	}
 	_, _ = io.WriteString(conn, text)
 	_ = conn.Close()
+}
+
+func gzipped(b []byte) []byte {
+	var out bytes.Buffer
+	w := gzip.NewWriter(&out)
+	_, _ = w.Write(b) // to memory
+	_ = w.Close()
+	return out.Bytes()
 }
 
 // TestBlobResumes: a blob whose connection breaks again and again is taken up where it was.
