@@ -300,6 +300,8 @@ func TestConfigIsChecked(t *testing.T) {
 		"programs without plugins": func(c *Config) { c.CredentialProviderBinDir = "/bin" },
 		"relative plugins":         func(c *Config) { c.CredentialProviderConfig, c.CredentialProviderBinDir = "config.yaml", "/bin" },
 		"no plugins":               func(c *Config) { c.CredentialProviderConfig, c.CredentialProviderBinDir = "/nonexistent", "/bin" },
+		"registry limit":           func(c *Config) { c.RegistryLimit = 50 },
+		"limit of a registry":      func(c *Config) { c.Registries = map[string]RegistryConfig{"r": {Limit: 50}} },
 		"registry ca":              func(c *Config) { c.Registries = map[string]RegistryConfig{"r": {CA: "/dev/null"}} },
 	} {
 		t.Run(name, func(t *testing.T) {

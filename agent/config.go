@@ -33,6 +33,9 @@ type Config struct {
 	ReadAhead Size `toml:"read_ahead"`
 	// Connections bounds the concurrent requests to one registry. Default 8.
 	Connections int `toml:"connections"`
+	// RegistryLimit bounds the bytes per second that this node reads from all registries together, as "50MiB", for containers and clients of
+	// the proxy alike. Default 0: none.
+	RegistryLimit Size `toml:"registry_limit"`
 	// Prefetch fetches the startup blocks of an image as soon as it is known, where a record of them exists. Default true.
 	Prefetch bool `toml:"prefetch"`
 	// BackgroundFetch is how much of an image without a startup record is fetched in the background as soon as it is known, the likeliest
@@ -98,6 +101,8 @@ type RegistryConfig struct {
 	ClientKey  string `toml:"client_key"`
 	// Mirrors are hosts that the proxy asks before this one, in their order. They get no credentials of clients. Default: none.
 	Mirrors []string `toml:"mirrors"`
+	// Limit bounds the bytes per second that are read from this host, beside RegistryLimit. Default 0: none.
+	Limit Size `toml:"limit"`
 }
 
 // Default returns the configuration that an empty file means.
@@ -146,7 +151,26 @@ func (c *Config) validate() error {
 	if err := c.Functions.validate(c.Schedulers); err != nil {
 		return err
 	}
+	if err := c.validateLimits(); err != nil {
+		return err
+	}
 	return c.Proxy.validate()
+}
+
+// minLimit is the least limit of bytes per second: with less, manifests would take longer than read_timeout.
+const minLimit = 64 << 10
+
+func (c *Config) validateLimits() error {
+	limits := map[string]Size{"registry_limit": c.RegistryLimit}
+	for host, r := range c.Registries {
+		limits[fmt.Sprintf("limit of registry %s", host)] = r.Limit
+	}
+	for name, limit := range limits {
+		if limit != 0 && limit < minLimit {
+			return fmt.Errorf("configuration: %s = %d bytes per second, want 0 for none or at least 64KiB", name, limit)
+		}
+	}
+	return nil
 }
 
 // Duration is a time.Duration that is written as "1m30s".

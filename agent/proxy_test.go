@@ -467,3 +467,23 @@ func TestProxyRemembersOverRestarts(t *testing.T) {
 		t.Errorf("%v, %v", info, err)
 	}
 }
+
+// TestRegistryLimit: clients of the proxy together get what is not here yet no faster than the node's limit, and what is here at once.
+func TestRegistryLimit(t *testing.T) {
+	w := newWorld(t, map[string][]byte{"a": noise(1, 2<<20), "b": noise(2, 2<<20)})
+	cfg := proxyConfig(t, w.url)
+	cfg.RegistryLimit = 2 << 20
+	startNode(t, cfg)
+	pull := func() time.Duration {
+		start := time.Now()
+		_, err := pullAll(t, cfg.Proxy.Listen+"/app:v1")
+		must(t, err)
+		return time.Since(start)
+	}
+	if took := pull(); took < 1800*time.Millisecond || took > 10*time.Second { // a tenth of a second comes at once
+		t.Errorf("4 MiB took %v at 2 MiB/s", took)
+	}
+	if took := pull(); took > 1500*time.Millisecond {
+		t.Errorf("what is here took %v", took)
+	}
+}

@@ -20,7 +20,7 @@ import (
 
 func newRegistry(cfg Config) (*registry.Client, error) {
 	rc := registry.Config{Timeout: cfg.ReadTimeout.Duration, MaxConns: cfg.Connections, MaxStreams: cfg.Connections,
-		MayDial: registryproxy.MayBeRegistry, Hosts: map[string]registry.HostConfig{}, Logger: cfg.Log}
+		MayDial: registryproxy.MayBeRegistry, Hosts: map[string]registry.HostConfig{}, Limit: int64(cfg.RegistryLimit), Logger: cfg.Log}
 	for host, r := range cfg.Registries {
 		if r.PlainHTTP {
 			rc.PlainHTTP = append(rc.PlainHTTP, host)
@@ -41,7 +41,7 @@ func newRegistry(cfg Config) (*registry.Client, error) {
 				return nil, fmt.Errorf("mirrors of registry %s: %w", host, err)
 			}
 		}
-		rc.Hosts[host] = registry.HostConfig{RootCAs: pool, Certificates: certificates, Mirrors: r.Mirrors}
+		rc.Hosts[host] = registry.HostConfig{RootCAs: pool, Certificates: certificates, Mirrors: r.Mirrors, Limit: int64(r.Limit)}
 	}
 	if cfg.CredentialProviderConfig != "" {
 		var err error

@@ -50,6 +50,9 @@ type Config struct {
 	Hosts map[string]HostConfig
 	// MaxStreams bounds the blobs that Do reads from one host at a time. Of its other requests there may be four times as many. Default 8.
 	MaxStreams int
+	// Limit bounds the bytes of bodies per second that are read of all registries together, as they come in: those that are read at a time take
+	// turns. Default 0: none.
+	Limit int64
 	// MayDial says whether a registry that is not in Hosts may have an address. Default: any but unspecified, multicast and
 	// link-local ones. Where a registry redirects to, or has tokens made, must be a public address unless the registry's is not.
 	MayDial func(netip.Addr) bool
@@ -100,8 +103,9 @@ type Client struct {
 	http      *http.Client
 	auth      *authorizer
 	nobody    *authorizer // for calls without credentials
-	redirects memory      // of blobs to storage, by repository and digest
-	noAPI     memory      // hosts without the referrers API
+	limits    limits
+	redirects memory // of blobs to storage, by repository and digest
+	noAPI     memory // hosts without the referrers API
 
 	mu       sync.Mutex
 	backoffs map[string]*backoff // by host
@@ -111,7 +115,7 @@ type Client struct {
 // New returns a Client. It does no I/O.
 func New(cfg Config) *Client {
 	cfg = cfg.withDefaults()
-	c := &Client{cfg: cfg, routes: newRoutes(cfg), backoffs: map[string]*backoff{}, slots: map[string]slots{}}
+	c := &Client{cfg: cfg, routes: newRoutes(cfg), limits: newLimits(cfg), backoffs: map[string]*backoff{}, slots: map[string]slots{}}
 	c.http = &http.Client{Transport: c.routes, CheckRedirect: dropCredentials}
 	c.auth = newAuthorizer(cfg, c.http)
 	anonymous := cfg

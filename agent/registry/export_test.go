@@ -83,6 +83,9 @@ func (p *Plugins) Refuse(ctx context.Context, host, path string) bool {
 	return from.forget()
 }
 
+// Through makes the client send its requests through rt, in place of connections.
+func (c *Client) Through(rt http.RoundTripper) { c.http.Transport = rt }
+
 // AnswerWith makes the client answer its requests itself, with a status and the body "ok", in place of registries.
 func (c *Client) AnswerWith(status func(*http.Request) int) { c.http.Transport = answerer(status) }
 

@@ -24,6 +24,9 @@ type HostConfig struct {
 	Certificates []tls.Certificate
 	// Mirrors (host or host:port) are asked first by Do, in their order.
 	Mirrors []string
+	// Limit bounds the bytes per second of this host, beside Config.Limit. What its storage sends counts, what a mirror sends does not.
+	// Default 0: none.
+	Limit int64
 }
 
 // routes decides how, and whether, a host is connected to. A registry can send its clients anywhere, by redirects and by naming

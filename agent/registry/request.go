@@ -180,7 +180,7 @@ func (r *Repository) sendOnce(ctx context.Context, req request, auth string) (*h
 		return nil, transportError(ctx, r.host, err)
 	}
 	timer.Reset(stall)
-	resp.Body = &watchedBody{body: resp.Body, ctx: ctx, cancel: cancel, timer: timer, stall: stall, host: r.host}
+	resp.Body = &watchedBody{body: resp.Body, ctx: ctx, cancel: cancel, timer: timer, stall: stall, host: r.host, limits: r.client.limits.of(r.host)}
 	if resp.StatusCode/100 == 2 || (req.anyStatus && resp.StatusCode/100 == 4 && statusKind(resp.StatusCode) != blockfmt.ErrTransient && resp.Request.URL.Host == hr.URL.Host) {
 		return resp, nil
 	}
@@ -207,15 +207,19 @@ type watchedBody struct {
 	timer  *time.Timer
 	stall  time.Duration
 	host   string
+	limits throttle
 	outer  context.CancelCauseFunc // of the call that the body outlives, or nil
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
 	b.timer.Reset(b.stall) // time that the reader spent elsewhere does not count
-	n, err := b.body.Read(p)
+	n, err := b.body.Read(p[:b.limits.part(len(p))])
 	b.timer.Stop()
 	if err != nil && err != io.EOF {
-		err = transportError(b.ctx, b.host, err)
+		return n, transportError(b.ctx, b.host, err)
+	}
+	if slow := b.limits.wait(b.ctx, b.host, n); slow != nil {
+		return n, slow
 	}
 	return n, err
 }
