@@ -46,6 +46,7 @@ type access struct {
 
 	grants     facts[grantKey, struct{}]
 	members    facts[memberKey, member]
+	challenges facts[string, string]   // how hosts ask for a user and password
 	down       facts[string, struct{}] // hosts that did not answer
 	public     facts[[2]string, bool]  // whether a repository was found to be public, by host and name
 	asking     flights[member]
@@ -121,9 +122,10 @@ func (a *access) lookIfPublic(t target, d digest.Digest) {
 }
 
 // refused forgets what the registry has taken back.
-func (a *access) refused(t target, status int) {
-	if status == http.StatusUnauthorized || status == http.StatusForbidden {
+func (a *access) refused(t target, resp *Response) {
+	if resp.Status == http.StatusUnauthorized || resp.Status == http.StatusForbidden {
 		a.grants.remove(a.grantKey(t))
+		a.heard(t, resp)
 	}
 }
 
@@ -136,7 +138,7 @@ func (a *access) stat(ctx context.Context, t target, d digest.Digest) (member, e
 	}
 	stale := known && a.granted(t, a.ttl+a.offline)
 	fresh := m.value
-	err := a.unlessDown(ctx, t.host, stale, func(ctx context.Context) (err error) {
+	err := a.unlessDown(ctx, t.host, stale || a.challenge(t) != "", func(ctx context.Context) (err error) {
 		fresh, err = a.ask(ctx, t, d)
 		return err
 	})
@@ -181,7 +183,7 @@ func (a *access) head(ctx context.Context, t target, d digest.Digest) (member, e
 		return member{}, err
 	}
 	if resp.Status != http.StatusOK {
-		a.refused(t, resp.Status)
+		a.refused(t, resp)
 		return member{}, passOn(resp, req)
 	}
 	_ = resp.Body.Close() // of a HEAD

@@ -25,6 +25,7 @@ const challenge = `Bearer realm="https://auth.example/token",service="registry.e
 // guarded is a registry that answers nobody without one of the tokens, and can be down.
 type guarded struct {
 	http.Handler
+	asks   string                   // WWW-Authenticate
 	tokens atomic.Pointer[[]string] // per repository: "some/image Bearer a"
 	down   atomic.Bool
 }
@@ -45,7 +46,7 @@ func (g *guarded) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	w.Header().Set("WWW-Authenticate", challenge)
+	w.Header().Set("WWW-Authenticate", g.asks)
 	w.WriteHeader(http.StatusUnauthorized)
 	_, _ = w.Write([]byte(`{"errors":[{"code":"UNAUTHORIZED","message":"authentication required","detail":[{"Name":"some/image"}]}]}`))
 }
@@ -58,7 +59,7 @@ func newGuarded(t *testing.T, change ...func(*registryproxy.Config)) (*world, *g
 	w := newWorld(t, change...)
 	h := memoryRegistry()
 	c := fill(t, h, true)
-	g := &guarded{Handler: h}
+	g := &guarded{Handler: h, asks: challenge}
 	g.let()
 	w.up.set(host, g)
 	return w, g, c
@@ -433,7 +434,7 @@ func TestTokensThatExpireInTheMiddle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		g := newGated(big)
-		guard := &guarded{Handler: g}
+		guard := &guarded{Handler: g, asks: challenge}
 		guard.let("some/image Bearer old")
 		w.up.set(host, guard)
 		g.let(3 * blockfmt.BlockSize)

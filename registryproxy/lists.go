@@ -62,7 +62,7 @@ func (p *Proxy) list(ctx context.Context, t target, req Request, limit int64) ([
 		return nil, nil, err
 	}
 	if resp.Status != http.StatusOK {
-		p.access.refused(t, resp.Status)
+		p.access.refused(t, resp)
 		return nil, nil, passOn(resp, req)
 	}
 	defer resp.Body.Close()

@@ -81,7 +81,7 @@ func (p *Proxy) resolve(ctx context.Context, t target) (d digest.Digest, err err
 	stale, age := p.tag(key, t, p.cfg.TagTTL+p.cfg.OfflineFor, p.cfg.GrantTTL+p.cfg.OfflineFor)
 	credential := p.access.hash(t.authorization)
 	question := strings.Join([]string{t.host, t.repo, t.ref, key.Accept, string(credential[:])}, " ")
-	err = p.access.unlessDown(ctx, t.host, stale != "", func(ctx context.Context) (err error) {
+	err = p.access.unlessDown(ctx, t.host, stale != "" || p.access.challenge(t) != "", func(ctx context.Context) (err error) {
 		d, err = p.resolving.do(ctx, p.access.background, question, func(ctx context.Context) (digest.Digest, error) {
 			if d, _ := p.tag(key, t, p.cfg.TagTTL, p.cfg.GrantTTL); d != "" { // answered a moment ago
 				return d, nil
@@ -118,7 +118,7 @@ func (p *Proxy) resolveUpstream(ctx context.Context, t target) (digest.Digest, e
 		return "", err
 	}
 	if resp.Status != http.StatusOK && resp.Status != http.StatusMethodNotAllowed {
-		p.access.refused(t, resp.Status)
+		p.access.refused(t, resp)
 		return "", passOn(resp, req)
 	}
 	_ = resp.Body.Close() // of a HEAD
@@ -210,7 +210,7 @@ func (p *Proxy) getManifest(ctx context.Context, t target, req Request) (m Manif
 		return m, "", err
 	}
 	if resp.Status != http.StatusOK {
-		p.access.refused(t, resp.Status)
+		p.access.refused(t, resp)
 		return m, "", passOn(resp, req)
 	}
 	defer resp.Body.Close()

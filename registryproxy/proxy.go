@@ -1,6 +1,7 @@
 package registryproxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -138,9 +139,9 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 	case "":
 		return p.base(w, r, t)
 	case "manifests":
-		return p.manifest(w, r, t)
+		return p.access.orLogin(t, p.manifest(w, r, t))
 	case "blobs":
-		return p.blob(w, r, t)
+		return p.access.orLogin(t, p.blob(w, r, t))
 	case "tags":
 		return p.tagList(w, r, t, query)
 	default:
@@ -217,15 +218,8 @@ func (t *target) parsePath(path string) error {
 // what is kept may still be read.
 func (p *Proxy) base(w http.ResponseWriter, r *http.Request, t target) error {
 	if t.host != "" {
-		req := Request{Method: http.MethodGet, Host: t.host, Authorization: t.authorization}
-		resp, err := p.cfg.Upstream.Do(r.Context(), req)
-		switch {
-		case err != nil:
-			p.cfg.Log.Info("registry does not answer, clients are not told how to log in", "registry", t.host, "error", err)
-		case resp.Status == http.StatusUnauthorized || resp.Status == http.StatusForbidden:
-			return passOn(resp, req)
-		default:
-			_ = resp.Body.Close() // not read
+		if err := p.askBase(r.Context(), t); err != nil {
+			return err
 		}
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -234,5 +228,33 @@ func (p *Proxy) base(w http.ResponseWriter, r *http.Request, t target) error {
 	if r.Method != http.MethodHead {
 		_, _ = w.Write([]byte("{}")) // the client may be gone
 	}
+	return nil
+}
+
+// askBase returns the registry's refusal, if it refuses t at its base.
+func (p *Proxy) askBase(ctx context.Context, t target) error {
+	req := Request{Method: http.MethodGet, Host: t.host, Authorization: t.authorization}
+	var refusal error
+	err := p.access.unlessDown(ctx, t.host, p.access.asks(t.host) != "", func(ctx context.Context) error {
+		resp, err := p.cfg.Upstream.Do(ctx, req)
+		if err != nil {
+			return err
+		}
+		p.access.heard(t, resp)
+		if resp.Status == http.StatusUnauthorized || resp.Status == http.StatusForbidden {
+			refusal = passOn(resp, req)
+			return nil
+		}
+		_ = resp.Body.Close() // not read
+		return nil
+	})
+	if err == nil {
+		return refusal
+	}
+	var login *answer
+	if err = p.access.orLogin(t, err); errors.As(err, &login) {
+		return login
+	}
+	p.cfg.Log.Info("registry does not answer, logins are not checked", "registry", t.host, "error", err)
 	return nil
 }

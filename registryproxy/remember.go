@@ -14,11 +14,12 @@ import (
 // remembered is what a proxy knows from registries, as it is kept over restarts: so that a machine that starts while a registry is
 // down can use what it has. It holds hashes of credentials and the key to them: keep it where credentials are kept.
 type remembered struct {
-	Version int                            `json:"version"`
-	Key     []byte                         `json:"key"`
-	Grants  []noted[grantKey, struct{}]    `json:"grants"`
-	Members []noted[memberKey, member]     `json:"members"`
-	Tags    []noted[tagKey, digest.Digest] `json:"tags"`
+	Version    int                            `json:"version"`
+	Key        []byte                         `json:"key"`
+	Grants     []noted[grantKey, struct{}]    `json:"grants"`
+	Members    []noted[memberKey, member]     `json:"members"`
+	Tags       []noted[tagKey, digest.Digest] `json:"tags"`
+	Challenges []noted[string, string]        `json:"challenges"`
 }
 
 const rememberVersion = 1
@@ -27,7 +28,7 @@ const rememberVersion = 1
 func (p *Proxy) Remember() ([]byte, error) {
 	within := max(p.cfg.GrantTTL, p.cfg.TagTTL) + p.cfg.OfflineFor
 	return json.Marshal(remembered{Version: rememberVersion, Key: p.access.key, Grants: p.access.grants.all(within),
-		Members: p.access.members.all(within), Tags: p.tags.all(within)})
+		Members: p.access.members.all(within), Tags: p.tags.all(within), Challenges: p.access.challenges.all(within)})
 }
 
 // Recall takes up what an earlier proxy knew. Call it before the first request. An error wraps blockfmt.ErrCorrupt, and nothing
@@ -45,5 +46,6 @@ func (p *Proxy) Recall(text []byte) error {
 	p.access.grants.restore(r.Grants)
 	p.access.members.restore(r.Members)
 	p.tags.restore(r.Tags)
+	p.access.challenges.restore(r.Challenges)
 	return nil
 }

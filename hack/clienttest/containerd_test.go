@@ -11,8 +11,8 @@ import (
 	"github.com/xylem-project/xylem/hack/containerdtest"
 )
 
-// TestContainerd has both containerds, with one hosts.toml for all registries, pull by ctr and by the CRI. The registry is read once,
-// whoever pulls, and for this machine's platform only.
+// TestContainerd has both containerds, with one hosts.toml for all registries, pull by ctr and by the CRI, for this platform and another. The
+// registry is read once, whoever pulls.
 func TestContainerd(t *testing.T) {
 	o, i := serveOrigin(t), newImage(t)
 	i.push(t, o)
@@ -21,14 +21,8 @@ func TestContainerd(t *testing.T) {
 	must(t, err)
 	for version, opts := range map[string]containerdtest.Options{"1.6": {}, "2.4": two} {
 		t.Run(version, func(t *testing.T) {
-			opts.Mirror, opts.CRI, opts.Dir = proxy, true, shortDir(t)
-			d, err := containerdtest.Start(t.Context(), opts)
-			must(t, err)
-			t.Cleanup(func() {
-				if err := d.Stop(); err != nil {
-					t.Error(err)
-				}
-			})
+			opts.Mirror, opts.CRI = proxy, true
+			d := startContainerd(t, opts)
 			ref := o.host + "/app:1"
 			pullByCRI(t, d, ref) // first, because what ctr has it would take over
 			run(t, d.Ctr(t.Context(), "image", "pull", "--hosts-dir", d.HostsDir(), ref))
@@ -39,6 +33,20 @@ func TestContainerd(t *testing.T) {
 		})
 	}
 	o.wasRead(t, append(i.own, i.others...)...)
+}
+
+// startContainerd runs a daemon until the test ends.
+func startContainerd(t *testing.T, opts containerdtest.Options) *containerdtest.Daemon {
+	t.Helper()
+	opts.Dir = shortDir(t)
+	d, err := containerdtest.Start(t.Context(), opts)
+	must(t, err)
+	t.Cleanup(func() {
+		if err := d.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
 }
 
 func pullByCRI(t *testing.T, d *containerdtest.Daemon, ref string) {

@@ -36,6 +36,7 @@ func must(t *testing.T, err error) {
 // origin is a registry on loopback that counts the reads of its blobs.
 type origin struct {
 	host string // host:port
+	end  func() // of the registry: nobody listens there any more
 
 	mu    sync.Mutex
 	login [2]string      // user and password that it asks for, if not empty
@@ -51,7 +52,8 @@ func serveOrigin(t *testing.T) *origin {
 			handler.ServeHTTP(w, r)
 		}
 	}))
-	t.Cleanup(server.Close)
+	o.end = sync.OnceFunc(server.Close)
+	t.Cleanup(o.end)
 	o.host = strings.TrimPrefix(server.URL, "http://")
 	return o
 }
