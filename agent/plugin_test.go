@@ -1,11 +1,14 @@
 package agent
 
 import (
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
 // TestPluginCredentialsForClients: with share_credentials those of a credential provider plugin of the kubelet serve clients without
@@ -35,6 +38,10 @@ func TestPluginCredentialsForClients(t *testing.T) {
 				got, err := pullAll(t, cfg.Proxy.Listen+"/app:v1")
 				if ok := err == nil && got == want; ok != (what == "answer") {
 					t.Errorf("plugin that should %s: %v", what, err)
+				}
+				var answer *transport.Error
+				if what == "fail" && (!errors.As(err, &answer) || answer.StatusCode != http.StatusServiceUnavailable) {
+					t.Errorf("a plugin that fails: %v, want 503", err)
 				}
 				must(t, n.stop())
 				if log := n.log.String(); strings.Contains(log, "no role for this machine") != (what == "fail") || strings.Contains(log, `secret"`) || strings.Contains(log, "hunter2") {

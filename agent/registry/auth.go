@@ -233,7 +233,10 @@ func (a *authorizer) credentials(ctx context.Context, r *Repository) (Credential
 	if pluginErr != nil && ctx.Err() != nil {
 		return cred, nil, transportError(ctx, r.host, pluginErr)
 	}
-	if err = both(err, pluginErr); err != nil {
+	if pluginErr != nil {
+		return cred, nil, fmt.Errorf("credentials for %s: %w", r, both(err, pluginErr))
+	}
+	if err != nil {
 		return cred, nil, fmt.Errorf("credentials for %s: %w: %w", r, err, blockfmt.ErrDenied)
 	}
 	return cred, nil, nil

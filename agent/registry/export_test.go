@@ -48,8 +48,10 @@ func ImageMatches(pattern, image string) (bool, error) {
 func RunPlugin(ctx context.Context, dir, what string, timeout time.Duration) error {
 	c := &pluginCommand{name: "plugin", path: "testdata/plugin", args: []string{what}, env: append(os.Environ(), "PLUGIN_DIR="+dir),
 		apiVersion: protocolGroup + "/v1", timeout: timeout}
-	_, err := c.run(ctx, "registry.example/some/image")
-	return err
+	if _, err := c.run(ctx, "registry.example/some/image"); err != nil {
+		return newPluginError(c.name, err)
+	}
+	return nil
 }
 
 // FakePlugins makes plugins that match everything of functions that give an answer's text.

@@ -3,12 +3,16 @@ package registry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
+
+	"github.com/xylem-project/xylem/blockfmt"
 )
 
 const (
@@ -82,6 +86,56 @@ func (p *Plugins) start(f func()) bool {
 		p.running.Go(f)
 	}
 	return !p.closed
+}
+
+// Keychain returns one that asks first, and the plugins for repositories for which that has no credentials. It is for registry clients of
+// others; it must not be used after Close.
+func (p *Plugins) Keychain(first authn.Keychain) authn.Keychain { return pluginKeychain{p, first} }
+
+type pluginKeychain struct {
+	plugins *Plugins
+	first   authn.Keychain
+}
+
+// Resolve implements authn.Keychain.
+func (k pluginKeychain) Resolve(r authn.Resource) (authn.Authenticator, error) {
+	return k.ResolveContext(context.Background(), r)
+}
+
+// ResolveContext implements authn.ContextKeychain.
+func (k pluginKeychain) ResolveContext(ctx context.Context, r authn.Resource) (authn.Authenticator, error) {
+	auth, err := authn.Resolve(ctx, k.first, r)
+	if err == nil {
+		var config *authn.AuthConfig
+		if config, err = authn.Authorization(ctx, auth); err == nil && *config != (authn.AuthConfig{}) {
+			return auth, nil
+		}
+	}
+	host := r.RegistryStr()
+	path, _ := strings.CutPrefix(r.String(), host+"/")
+	cred, from, pluginErr := k.plugins.credentials(ctx, host, path)
+	if from != nil {
+		return authn.FromConfig(authn.AuthConfig{Username: cred.Username, Password: cred.Password}), nil
+	}
+	return authn.Anonymous, both(err, pluginErr)
+}
+
+// PluginError is that of a plugin, for which no registry is to blame. It wraps ErrTransient if the plugin timed out or crashed, ErrUnsupported
+// if it does not keep to the protocol. That there are no credentials is no error but an answer.
+type PluginError struct {
+	Plugin string // name
+	err    error
+}
+
+func (e *PluginError) Error() string { return e.err.Error() }
+
+func (e *PluginError) Unwrap() error { return e.err }
+
+func newPluginError(plugin string, err error) error {
+	if !hasKind(err) {
+		err = fmt.Errorf("%w: %w", err, blockfmt.ErrTransient)
+	}
+	return &PluginError{plugin, err}
 }
 
 // credentials asks the plugins for a repository, in their order, until one has credentials. It returns the answer that they
@@ -267,7 +321,7 @@ func (p *plugin) flight(image string) *pluginFlight {
 	if p.owner.start(func() { p.fly(f, key, image) }) {
 		p.flights[key] = f
 	} else {
-		f.answer = &pluginAnswer{by: p, key: key, err: errPluginsClosed}
+		f.answer = &pluginAnswer{by: p, key: key, err: newPluginError(p.name, errPluginsClosed)}
 		close(f.done)
 	}
 	return f
@@ -278,11 +332,14 @@ var errPluginsClosed = errors.New("credential provider plugins are closed")
 func (p *plugin) fly(f *pluginFlight, key pluginKey, image string) {
 	response, err := p.run(p.owner.ctx, image)
 	now := time.Now()
-	a := &pluginAnswer{by: p, key: key, at: now, until: now.Add(pluginFailureLife), err: err}
+	a := &pluginAnswer{by: p, key: key, at: now, until: now.Add(pluginFailureLife)}
 	if err == nil {
 		a.key, a.auth, a.until = response.scope.key(image), response.auth, now.Add(response.lifeOr(p.defaultLife))
-	} else if p.owner.ctx.Err() == nil {
-		p.log.Warn("credential provider plugin failed", "plugin", p.name, "image", image, "error", err)
+	} else {
+		a.err = newPluginError(p.name, err)
+		if p.owner.ctx.Err() == nil {
+			p.log.Warn("credential provider plugin failed", "plugin", p.name, "image", image, "error", a.err)
+		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

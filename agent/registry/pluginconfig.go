@@ -177,3 +177,32 @@ func (p *provider) command(binDir string) (*pluginCommand, error) {
 	}
 	return &pluginCommand{name: p.Name, path: path, args: p.Args, env: env, apiVersion: p.APIVersion, timeout: pluginTimeout}, nil
 }
+
+// PluginCheck is what can be said of a plugin without running it.
+type PluginCheck struct {
+	Name   string
+	Images []string // patterns
+	Err    error    // why it cannot be run, or nil
+}
+
+// CheckPlugins looks at a configuration as OpenPlugins does, and at all of its plugins' programs. An error is one of the configuration or
+// of binDir.
+func CheckPlugins(configPath, binDir string, log *slog.Logger) ([]PluginCheck, error) {
+	providers, err := readProviders(configPath, log)
+	if err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(binDir)
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s is no directory", binDir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("directory of credential provider plugins: %w", err)
+	}
+	var all []PluginCheck
+	for _, p := range providers {
+		_, err := p.command(binDir)
+		all = append(all, PluginCheck{p.Name, p.MatchImages, err})
+	}
+	return all, nil
+}

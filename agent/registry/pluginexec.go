@@ -5,13 +5,14 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/xylem-project/xylem/blockfmt"
 )
 
 const (
@@ -122,19 +123,19 @@ func parsePluginResponse(text []byte, apiVersion string) (*pluginResponse, error
 		Auth          map[string]struct{ Username, Password string } `json:"auth"`
 	}
 	if json.Unmarshal(text, &body) != nil || body.Kind != "CredentialProviderResponse" {
-		return nil, errors.New("its answer is no CredentialProviderResponse")
+		return nil, fmt.Errorf("its answer is no CredentialProviderResponse: %w", blockfmt.ErrUnsupported)
 	}
 	if body.APIVersion != apiVersion {
-		return nil, fmt.Errorf("its answer is not of %s", apiVersion)
+		return nil, fmt.Errorf("its answer is not of %s: %w", apiVersion, blockfmt.ErrUnsupported)
 	}
 	if !slices.Contains([]pluginScope{scopeImage, scopeRegistry, scopeGlobal}, body.CacheKeyType) {
-		return nil, errors.New("its answer has a cacheKeyType other than Image, Registry and Global")
+		return nil, fmt.Errorf("its answer has a cacheKeyType other than Image, Registry and Global: %w", blockfmt.ErrUnsupported)
 	}
 	r := &pluginResponse{scope: body.CacheKeyType}
 	if body.CacheDuration != nil {
 		life, err := time.ParseDuration(*body.CacheDuration)
 		if err != nil || life < 0 {
-			return nil, errors.New("its answer has a cacheDuration that is no duration")
+			return nil, fmt.Errorf("its answer has a cacheDuration that is no duration: %w", blockfmt.ErrUnsupported)
 		}
 		r.life = &life
 	}

@@ -47,7 +47,8 @@ func (r *Repository) call(ctx context.Context, req request, consume func(*http.R
 			}
 			_ = resp.Body.Close() // read or given up
 		}
-		if !errors.Is(err, blockfmt.ErrTransient) {
+		var plugin *PluginError // another try would find the same failure, and the registry is not to blame
+		if !errors.Is(err, blockfmt.ErrTransient) || errors.As(err, &plugin) {
 			if err == nil || hasKind(err) {
 				backoff.succeeded()
 			}
