@@ -118,7 +118,10 @@ func openRepository(ctx context.Context, ref string, reg Registry) (store, strin
 	repo := parsed.Context()
 	auth, err := authn.Resolve(ctx, reg.Keychain, repo)
 	if err != nil {
-		return nil, "", fmt.Errorf("credentials for %s: %w: %w", repo, err, blockfmt.ErrDenied)
+		if !hasKind(err) {
+			err = fmt.Errorf("%w: %w", err, blockfmt.ErrDenied)
+		}
+		return nil, "", fmt.Errorf("credentials for %s: %w", repo, err)
 	}
 	t, err := transport.NewWithContext(ctx, repo.Registry, auth, reg.Transport, []string{repo.Scope(transport.PullScope)})
 	if err != nil {

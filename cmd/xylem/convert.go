@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/spf13/cobra"
@@ -55,6 +56,7 @@ func newConvert(a *app) *cobra.Command {
 	f.StringVar(&flags.key, "key", "", "`file` of the converter's private key (default converter.key in --root, made if it is missing)")
 	f.BoolVar(&flags.unsigned, "unsigned", false, "do not sign; agents elsewhere will not use the image")
 	f.StringVar(&flags.keep, "cache", "", "`directory` of converted layers (default convert in --root)")
+	addCredentialFlags(cmd, a)
 	output := addOutput(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := a.convert(cmd.Context(), args[0], flags)
@@ -106,6 +108,12 @@ func (a *app) convert(ctx context.Context, src string, flags convertFlags) (_ *c
 	if err != nil {
 		return nil, err
 	}
+	plugins, err := a.plugins()
+	if err != nil {
+		return nil, err
+	}
+	defer plugins.Close()
+	registry.Keychain = plugins.Keychain(authn.DefaultKeychain)
 	source, err := convert.Open(ctx, src, flags.platform, registry)
 	if err != nil {
 		return nil, err

@@ -90,7 +90,7 @@ func printFindings(w io.Writer, findings []finding) {
 func (d *doctor) examine(ctx context.Context) []finding {
 	checks := []func(context.Context) []finding{
 		d.checkUser, d.checkKernel, d.checkFilesystems, d.checkDevices, d.checkMountWay, d.checkDisk,
-		d.checkContainerdConfig, d.checkContainerd, d.checkAgent, d.checkTrust, d.checkSchedulers, d.checkListen,
+		d.checkContainerdConfig, d.checkContainerd, d.checkAgent, d.checkTrust, d.checkPlugins, d.checkSchedulers, d.checkListen,
 	}
 	findings := []finding{}
 	for _, check := range checks {

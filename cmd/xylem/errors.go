@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/xylem-project/xylem/agent/registry"
 	"github.com/xylem-project/xylem/blockfmt"
 )
 
@@ -88,9 +89,12 @@ func oneLine(text string) string {
 func adviceFor(command string, err error) string {
 	var a advised
 	var usage usageError
+	var plugin *registry.PluginError
 	switch {
 	case errors.As(err, &a):
 		return a.advice
+	case errors.As(err, &plugin):
+		return fmt.Sprintf("see what credential provider plugin %s needs, 'xylem doctor' looks at its settings", plugin.Plugin)
 	case errors.As(err, &usage):
 		return fmt.Sprintf("see '%s --help'", command)
 	case errors.Is(err, context.Canceled):

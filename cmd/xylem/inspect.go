@@ -50,6 +50,7 @@ func newInspect(a *app) *cobra.Command {
 			"from, whether an agent with this configuration trusts it, and what its layers hold.",
 	}
 	cmd.Flags().StringVar(&platform, "platform", "", "`os/arch` of a multi-platform image (default this machine's)")
+	addCredentialFlags(cmd, a)
 	output := addOutput(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		in, err := a.inspect(cmd.Context(), args[0], platform)

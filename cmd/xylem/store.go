@@ -60,6 +60,10 @@ func (a *app) registryClient() (*registry.Client, error) {
 			config.RootCAs, config.TLS = pool, append(config.TLS, host)
 		}
 	}
+	var err error
+	if config.Plugins, err = a.plugins(); err != nil {
+		return nil, err
+	}
 	return registry.New(config), nil
 }
 
