@@ -36,6 +36,7 @@ var rules = []rule{
 	{"agent/cache", []string{"blockfmt"}, "a decorator of Source: policies compose because none knows another"},
 	{"agent/fetch", []string{"blockfmt"}, "decorators of Source"},
 	{"agent/registry", []string{"blockfmt"}, "a Source"},
+	{"agent/registry/registrytest", nil, "a real registry for tests of everything that reads one, so it may know none of them"},
 	{"agent/snapshotter", []string{"blockfmt"}, "containerd's side; what it needs of the agent is an interface of its own"},
 	{"agent/executor", []string{"blockfmt", "scheduler/api"}, "runs instances for whoever asks"},
 	{"agent/objects", []string{"blockfmt", "scheduler/api"}, "keeps objects for whoever asks"},
@@ -63,7 +64,7 @@ var rules = []rule{
 }
 
 // Test files may also use the conformance suites, and build real input with the formats.
-var testsMay = []string{"blockfmt/...", "fuse/fusetest", "tree/stream/streamtest", "scheduler/store/storetest"}
+var testsMay = []string{"blockfmt/...", "fuse/fusetest", "tree/stream/streamtest", "scheduler/store/storetest", "agent/registry/registrytest"}
 
 // Words that say what a package is made of, not what it does.
 var badNames = []string{"util", "utils", "common", "types", "helper", "helpers", "manager", "base", "misc"}

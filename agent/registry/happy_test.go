@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/xylem-project/xylem/agent/registry/registrytest"
 	"github.com/xylem-project/xylem/blockfmt"
 )
 
@@ -30,7 +31,7 @@ func manifestOf(t *testing.T, artifactType string, subject *ocispec.Descriptor, 
 
 // TestDockerRegistry reads everything that the client can read from a real registry, one without the referrers API.
 func TestDockerRegistry(t *testing.T) {
-	host := startRegistry(t)
+	host := registrytest.Start(t)
 	c, _ := newClient(t, nil)
 	config, blob := []byte("{}"), make([]byte, 3<<20)
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(blob)
