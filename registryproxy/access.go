@@ -58,6 +58,8 @@ const (
 	downFor = 10 * time.Second
 	// patience is how long a registry is waited for where there is an answer at hand.
 	patience = 3 * time.Second
+	// loginPatience is how long where that is to ask for credentials: one that is slow may give the thing to everybody.
+	loginPatience = 10 * time.Second
 )
 
 func newAccess(cfg Config) *access {
@@ -138,7 +140,7 @@ func (a *access) stat(ctx context.Context, t target, d digest.Digest) (member, e
 	}
 	stale := known && a.granted(t, a.ttl+a.offline)
 	fresh := m.value
-	err := a.unlessDown(ctx, t.host, stale || a.challenge(t) != "", func(ctx context.Context) (err error) {
+	err := a.unlessDown(ctx, t.host, a.waitFor(t, stale), func(ctx context.Context) (err error) {
 		fresh, err = a.ask(ctx, t, d)
 		return err
 	})
@@ -148,15 +150,26 @@ func (a *access) stat(ctx context.Context, t target, d digest.Digest) (member, e
 	return fresh, err
 }
 
+// waitFor returns how long t's registry is waited for, 0 if there is nothing else to answer; stale says that there is an old answer.
+func (a *access) waitFor(t target, stale bool) time.Duration {
+	switch {
+	case stale:
+		return patience
+	case a.challenge(t) != "":
+		return loginPatience
+	}
+	return 0
+}
+
 // unlessDown has a registry asked. Where there is an answer at hand that is good enough if the registry is down, it is not waited
-// for long, and not asked if it was down a moment ago: that is ErrTransient.
-func (a *access) unlessDown(ctx context.Context, host string, stale bool, ask func(context.Context) error) error {
-	if stale {
+// for longer than within, and not asked if it was down a moment ago: that is ErrTransient. 0 says that there is none.
+func (a *access) unlessDown(ctx context.Context, host string, within time.Duration, ask func(context.Context) error) error {
+	if within > 0 {
 		if d, ok := a.down.get(host); ok && d.age() < downFor {
 			return fmt.Errorf("%s did not answer: %w", host, blockfmt.ErrTransient)
 		}
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, patience, fmt.Errorf("%s does not answer within %v: %w", host, patience, blockfmt.ErrTransient))
+		ctx, cancel = context.WithTimeoutCause(ctx, within, fmt.Errorf("%s does not answer within %v: %w", host, within, blockfmt.ErrTransient))
 		defer cancel()
 	}
 	err := ask(ctx)

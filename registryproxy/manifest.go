@@ -81,7 +81,7 @@ func (p *Proxy) resolve(ctx context.Context, t target) (d digest.Digest, err err
 	stale, age := p.tag(key, t, p.cfg.TagTTL+p.cfg.OfflineFor, p.cfg.GrantTTL+p.cfg.OfflineFor)
 	credential := p.access.hash(t.authorization)
 	question := strings.Join([]string{t.host, t.repo, t.ref, key.Accept, string(credential[:])}, " ")
-	err = p.access.unlessDown(ctx, t.host, stale != "" || p.access.challenge(t) != "", func(ctx context.Context) (err error) {
+	err = p.access.unlessDown(ctx, t.host, p.access.waitFor(t, stale != ""), func(ctx context.Context) (err error) {
 		d, err = p.resolving.do(ctx, p.access.background, question, func(ctx context.Context) (digest.Digest, error) {
 			if d, _ := p.tag(key, t, p.cfg.TagTTL, p.cfg.GrantTTL); d != "" { // answered a moment ago
 				return d, nil

@@ -235,7 +235,11 @@ func (p *Proxy) base(w http.ResponseWriter, r *http.Request, t target) error {
 func (p *Proxy) askBase(ctx context.Context, t target) error {
 	req := Request{Method: http.MethodGet, Host: t.host, Authorization: t.authorization}
 	var refusal error
-	err := p.access.unlessDown(ctx, t.host, p.access.asks(t.host) != "", func(ctx context.Context) error {
+	var within time.Duration
+	if p.access.asks(t.host) != "" {
+		within = loginPatience
+	}
+	err := p.access.unlessDown(ctx, t.host, within, func(ctx context.Context) error {
 		resp, err := p.cfg.Upstream.Do(ctx, req)
 		if err != nil {
 			return err

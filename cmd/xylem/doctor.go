@@ -53,7 +53,8 @@ func newDoctor(a *app) *cobra.Command {
 	var d doctor
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Say what is missing on this node, and what to change", Args: usage(cobra.NoArgs),
-		Long: "Doctor checks the kernel, FUSE, the ways to mount, containerd's configuration, the agent and its cluster. Each finding is one line:\n" +
+		Long: "Doctor checks the kernel, FUSE, the ways to mount, containerd's configuration, credential plugins, the agent and its\n" +
+			"cluster. Each finding is one line: " +
 			"OK, WARN (works, but slower or not for everybody) or FAIL. It exits with 1 if anything is FAIL.",
 	}
 	cmd.Flags().StringVar(&d.address, "address", defaultContainerd, "`socket` of containerd")
