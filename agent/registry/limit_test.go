@@ -115,3 +115,21 @@ func TestWhoWaitsForALimit(t *testing.T) {
 		}
 	})
 }
+
+// TestLimitsOfBlocks: what containers read is limited as what clients of the proxy do.
+func TestLimitsOfBlocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := newClient(t, func(cfg *registry.Config) { cfg.Limit = 1 << 20 })
+		c.Through(zeros(4 << 20))
+		start := time.Now()
+		body, err := repository(t, c, "registry.example").Range(t.Context(), describe(content).Digest, 0, 4<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer body.Close()
+		n, err := io.Copy(io.Discard, body)
+		if seconds := time.Since(start).Seconds(); n != 4<<20 || err != nil || seconds < 3.8 || seconds > 4.1 {
+			t.Errorf("%d bytes, %v, after %.2f s, want 4", n, err, seconds)
+		}
+	})
+}
