@@ -39,6 +39,7 @@ func newFunctions(ctx context.Context, srv *server, s store.Store) *functions {
 	f.registry = function.New(s, invoke.Images{Fleet: f.fleet}, log)
 	f.dispatcher = invoke.NewDispatcher(ctx, invoke.Config{
 		Self: k.self, Fleet: f.fleet, Functions: f.registry, Queue: srv.cfg.Queue, Mine: k.isMine, Log: log})
+	srv.metrics.registry.MustRegister(f.dispatcher.Collectors()...)
 	f.events = invoke.NewEvents(invoke.EventsConfig{
 		Self: k.self, Store: s, Functions: f.registry, Invoke: f.dispatcher.Invoke, Adopts: k.adopts, Log: log})
 	f.keys = access.New(s, log)

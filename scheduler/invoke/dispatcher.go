@@ -45,6 +45,7 @@ type Dispatcher struct {
 	prefix  string // of the IDs of this scheduler's instances
 	running context.Context
 	tasks   sync.WaitGroup
+	metrics *metrics
 
 	mu     sync.Mutex
 	pools  map[string]*pool // by poolKey
@@ -53,7 +54,7 @@ type Dispatcher struct {
 
 // NewDispatcher returns a Dispatcher without instances. It starts nothing after ctx has ended.
 func NewDispatcher(ctx context.Context, cfg Config) *Dispatcher {
-	d := &Dispatcher{cfg: cfg, fleet: cfg.Fleet, prefix: prefixOf(cfg.Self), running: ctx, pools: map[string]*pool{}}
+	d := &Dispatcher{cfg: cfg, fleet: cfg.Fleet, prefix: prefixOf(cfg.Self), running: ctx, metrics: newMetrics(), pools: map[string]*pool{}}
 	d.fleet.Observe(d)
 	return d
 }
@@ -89,6 +90,12 @@ func (a *Answer) FunctionError() string { return a.Header.Get(api.HeaderFunction
 // Invoke runs an invocation. Answers that say that the function failed are no errors; errors wrap those of this package, or are a
 // fleet.Failure.
 func (d *Dispatcher) Invoke(ctx context.Context, inv Invocation) (*Answer, error) {
+	a, err := d.invoke(ctx, inv)
+	d.metrics.done(a, err)
+	return a, err
+}
+
+func (d *Dispatcher) invoke(ctx context.Context, inv Invocation) (*Answer, error) {
 	p, err := d.pool(inv.Function)
 	if err != nil {
 		return nil, err

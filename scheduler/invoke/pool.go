@@ -75,6 +75,9 @@ func (p *pool) take(ctx context.Context, colour string) (*instance, error) {
 	}
 	candidates := p.candidates(colour)
 	if i := p.free(candidates); i != nil {
+		if candidates != nil && i.number != candidates[0] {
+			p.d.metrics.spilled.Inc()
+		}
 		p.occupy(i)
 		p.mu.Unlock()
 		return i, nil
@@ -89,6 +92,7 @@ func (p *pool) take(ctx context.Context, colour string) (*instance, error) {
 	p.mu.Unlock()
 	select {
 	case g := <-w.got:
+		p.d.metrics.waits.Observe(time.Since(w.since).Seconds())
 		return g.instance, g.err
 	case <-ctx.Done():
 		p.abandon(w)

@@ -26,6 +26,7 @@ func (p *pool) start() {
 	defer cancel()
 	begin := time.Now()
 	node, id, err := p.launch(ctx)
+	p.d.metrics.started(time.Since(begin), err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.starting--
