@@ -38,23 +38,23 @@ func TestInvokeAsAWSDoes(t *testing.T) {
 		want             string
 		answer           map[string]string
 	}{
-		{"plain", aws("f"), `{"a":1}`, nil, 200, `{"a":1}`, map[string]string{"X-Amz-Executed-Version": "1", "X-Amz-Function-Error": ""}},
-		{"empty", aws("f"), ``, nil, 200, `{}`, nil},
-		{"version", aws("f:1"), `1`, nil, 200, `1`, nil},
-		{"ARN", aws("arn:aws:lambda:eu-west-1:123456789012:function:f:1"), `1`, nil, 200, `1`, nil},
-		{"partial ARN", aws("123456789012:function:f"), `1`, nil, 200, `1`, nil},
-		{"qualifier", aws("f") + "?Qualifier=$LATEST", `1`, nil, 200, `1`, nil},
-		{"log", aws("f"), `1`, map[string]string{"X-Amz-Log-Type": "Tail"}, 200, `1`, map[string]string{"X-Amz-Log-Result": "bG9n"}},
-		{"function error", aws("f"), `{}`, map[string]string{"X-Amz-Client-Context": context}, 200, `{}`, map[string]string{"X-Amz-Function-Error": "Handled"}},
-		{"dry run", aws("f"), `{}`, map[string]string{"X-Amz-Invocation-Type": "DryRun"}, 204, ``, nil},
-		{"no function", aws("g"), `{}`, nil, 404, `no such function`, map[string]string{"X-Amzn-Errortype": "ResourceNotFoundException"}},
-		{"no version", aws("f:7"), `{}`, nil, 404, `no version or alias`, nil},
-		{"two qualifiers", aws("f:1") + "?Qualifier=2", `{}`, nil, 400, `Qualifier`, nil},
-		{"no JSON", aws("f"), `{`, nil, 400, `no JSON`, map[string]string{"X-Amzn-Errortype": "InvalidRequestContentException"}},
-		{"too large", aws("f"), strings.Repeat(" ", 6<<20+1), nil, 413, `at most`, map[string]string{"X-Amzn-Errortype": "RequestTooLargeException"}},
-		{"event too large", aws("f"), strings.Repeat(" ", 256<<10+1), map[string]string{"X-Amz-Invocation-Type": "Event"}, 413, `at most`, nil},
-		{"no such type", aws("f"), `{}`, map[string]string{"X-Amz-Invocation-Type": "Later"}, 400, `RequestResponse, Event or DryRun`, nil},
-		{"no name", aws("a:b:c"), `{}`, nil, 400, `want a name`, nil},
+		{"plain", awsPath("f"), `{"a":1}`, nil, 200, `{"a":1}`, map[string]string{"X-Amz-Executed-Version": "1", "X-Amz-Function-Error": ""}},
+		{"empty", awsPath("f"), ``, nil, 200, `{}`, nil},
+		{"version", awsPath("f:1"), `1`, nil, 200, `1`, nil},
+		{"ARN", awsPath("arn:aws:lambda:eu-west-1:123456789012:function:f:1"), `1`, nil, 200, `1`, nil},
+		{"partial ARN", awsPath("123456789012:function:f"), `1`, nil, 200, `1`, nil},
+		{"qualifier", awsPath("f") + "?Qualifier=$LATEST", `1`, nil, 200, `1`, nil},
+		{"log", awsPath("f"), `1`, map[string]string{"X-Amz-Log-Type": "Tail"}, 200, `1`, map[string]string{"X-Amz-Log-Result": "bG9n"}},
+		{"function error", awsPath("f"), `{}`, map[string]string{"X-Amz-Client-Context": context}, 200, `{}`, map[string]string{"X-Amz-Function-Error": "Handled"}},
+		{"dry run", awsPath("f"), `{}`, map[string]string{"X-Amz-Invocation-Type": "DryRun"}, 204, ``, nil},
+		{"no function", awsPath("g"), `{}`, nil, 404, `no such function`, map[string]string{"X-Amzn-Errortype": "ResourceNotFoundException"}},
+		{"no version", awsPath("f:7"), `{}`, nil, 404, `no version or alias`, nil},
+		{"two qualifiers", awsPath("f:1") + "?Qualifier=2", `{}`, nil, 400, `Qualifier`, nil},
+		{"no JSON", awsPath("f"), `{`, nil, 400, `no JSON`, map[string]string{"X-Amzn-Errortype": "InvalidRequestContentException"}},
+		{"too large", awsPath("f"), strings.Repeat(" ", 6<<20+1), nil, 413, `at most`, map[string]string{"X-Amzn-Errortype": "RequestTooLargeException"}},
+		{"event too large", awsPath("f"), strings.Repeat(" ", 256<<10+1), map[string]string{"X-Amz-Invocation-Type": "Event"}, 413, `at most`, nil},
+		{"no such type", awsPath("f"), `{}`, map[string]string{"X-Amz-Invocation-Type": "Later"}, 400, `RequestResponse, Event or DryRun`, nil},
+		{"no name", awsPath("a:b:c"), `{}`, nil, 400, `want a name`, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			status, body, header := w.do(http.MethodPost, c.path, c.body, c.header)
@@ -84,7 +84,7 @@ func TestAsManyInstancesAsNeeded(t *testing.T) {
 	})
 	w.create(api.FunctionSpec{Name: "f", Contract: api.ContractLambda, Max: 5})
 	for range 10 {
-		if status, body, _ := w.do(http.MethodPost, aws("f"), `1`, nil); status != 200 {
+		if status, body, _ := w.do(http.MethodPost, awsPath("f"), `1`, nil); status != 200 {
 			t.Fatal(status, body)
 		}
 	}
@@ -96,7 +96,7 @@ func TestAsManyInstancesAsNeeded(t *testing.T) {
 	var clients sync.WaitGroup
 	for range 5 {
 		clients.Go(func() {
-			if status, body, _ := w.do(http.MethodPost, aws("f"), `1`, nil); status != 200 {
+			if status, body, _ := w.do(http.MethodPost, awsPath("f"), `1`, nil); status != 200 {
 				t.Error(status, body)
 			}
 		})
@@ -116,7 +116,7 @@ func TestOverloadIsRefused(t *testing.T) {
 	var served, refused atomic.Int64
 	for range 150 { // one runs, a hundred wait
 		clients.Go(func() {
-			switch status, body, header := w.do(http.MethodPost, aws("f"), `1`, nil); {
+			switch status, body, header := w.do(http.MethodPost, awsPath("f"), `1`, nil); {
 			case status == 200:
 				served.Add(1)
 			case status == 429 && header.Get("Retry-After") != "" && header.Get("X-Amzn-Errortype") == "TooManyRequestsException":
@@ -150,7 +150,7 @@ func TestInstancesThatDie(t *testing.T) {
 	w.create(api.FunctionSpec{Name: "f", Contract: api.ContractHTTP, Concurrency: 1})
 	w.create(api.FunctionSpec{Name: "again", Contract: api.ContractHTTP, Concurrency: 1, Idempotent: true})
 	invoke := func(name string) (int, string) {
-		status, body, _ := w.do(http.MethodPost, aws(name), `1`, nil)
+		status, body, _ := w.do(http.MethodPost, awsPath(name), `1`, nil)
 		return status, body
 	}
 	if status, body := invoke("f"); status != 200 {
@@ -214,14 +214,14 @@ func TestSchedulerStartsAgain(t *testing.T) {
 	w := newWorld(t, kept)
 	n := w.node(echo)
 	w.create(api.FunctionSpec{Name: "f", Contract: api.ContractLambda})
-	if status, body, _ := w.do(http.MethodPost, aws("f"), `1`, nil); status != 200 {
+	if status, body, _ := w.do(http.MethodPost, awsPath("f"), `1`, nil); status != 200 {
 		t.Fatal(status, body)
 	}
 	w.stop()
 	again := newWorld(t, kept)
 	again.connect(n)
 	again.known("f")
-	if status, body, _ := again.do(http.MethodPost, aws("f"), `1`, nil); status != 200 {
+	if status, body, _ := again.do(http.MethodPost, awsPath("f"), `1`, nil); status != 200 {
 		t.Fatal(status, body)
 	}
 	if n.starts.Load() != 1 {
@@ -235,7 +235,7 @@ func TestEvents(t *testing.T) {
 	w := newWorld(t, kept)
 	w.create(api.FunctionSpec{Name: "f", Contract: api.ContractLambda})
 	for range 20 { // there is no node
-		if status, body, _ := w.do(http.MethodPost, aws("f"), `"event"`, map[string]string{"X-Amz-Invocation-Type": "Event"}); status != http.StatusAccepted {
+		if status, body, _ := w.do(http.MethodPost, awsPath("f"), `"event"`, map[string]string{"X-Amz-Invocation-Type": "Event"}); status != http.StatusAccepted {
 			t.Fatal(status, body)
 		}
 	}
@@ -272,7 +272,7 @@ func TestDeadLetters(t *testing.T) {
 	})
 	w.create(api.FunctionSpec{Name: "dead", Contract: api.ContractLambda, Retries: -1, DeadLetter: "f"})
 	w.create(api.FunctionSpec{Name: "f", Contract: api.ContractLambda, Retries: -1, DeadLetter: "dead"})
-	if status, body, _ := w.do(http.MethodPost, aws("f"), `{"order":7}`, map[string]string{"X-Amz-Invocation-Type": "Event"}); status != http.StatusAccepted {
+	if status, body, _ := w.do(http.MethodPost, awsPath("f"), `{"order":7}`, map[string]string{"X-Amz-Invocation-Type": "Event"}); status != http.StatusAccepted {
 		t.Fatal(status, body)
 	}
 	if got := <-letters; !strings.Contains(got, `"requestPayload":{"order":7}`) || !strings.Contains(got, "bad") {
@@ -312,7 +312,7 @@ func TestScaleToZeroAndDelete(t *testing.T) {
 	n := w.node(echo)
 	w.create(api.FunctionSpec{Name: "f", Keep: api.Duration{Duration: time.Second}})
 	w.create(api.FunctionSpec{Name: "g", Min: 2})
-	if status, body, _ := w.do(http.MethodPost, aws("f"), `1`, nil); status != 200 {
+	if status, body, _ := w.do(http.MethodPost, awsPath("f"), `1`, nil); status != 200 {
 		t.Fatal(status, body)
 	}
 	w.until("f has gone, and g is ready", func() bool {

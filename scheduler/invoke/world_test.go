@@ -277,4 +277,4 @@ func (w *world) waiting() int {
 	return len(items)
 }
 
-func aws(name string) string { return "/2015-03-31/functions/" + name + "/invocations" }
+func awsPath(name string) string { return "/2015-03-31/functions/" + name + "/invocations" }
