@@ -95,6 +95,7 @@ func (s *specFlags) add(cmd *cobra.Command) {
 	flags.IntVar(&s.spec.Concurrency, "concurrency", 0, "`invocations` at once in an instance (default 80; lambda: 1)")
 	flags.IntVar(&s.spec.PerNode, "per-node", 0, "`instances` on one node at most (default as many as fit)")
 	flags.StringVar(&s.spec.Placement, "placement", "", "`policy` for invocations with a colour (default adaptive)")
+	flags.StringVar(&s.spec.Warm, "warm", "", "`path` that is told which colors are an instance's from now on (http only)")
 	flags.BoolVar(&s.spec.Idempotent, "idempotent", false, "invocations may run twice: those whose instance died run again")
 	flags.IntVar(&s.spec.Retries, "retries", 0, "how often asynchronous invocations that failed run again (default 2; -1: never)")
 	flags.DurationVar(&s.spec.MaxAge.Duration, "max-age", 0, "`time` that asynchronous invocations may wait (default 6h)")
@@ -116,7 +117,7 @@ func (s *specFlags) onto(spec api.FunctionSpec, cmd *cobra.Command, args []strin
 		"memory": func() { spec.Memory = int64(s.memory) }, "cpu": func() { spec.CPU = int(s.cpu * 1000) },
 		"timeout": func() { spec.Timeout = given.Timeout }, "start-timeout": func() { spec.StartTimeout = given.StartTimeout },
 		"keep": func() { spec.Keep = given.Keep }, "per-node": func() { spec.PerNode = given.PerNode },
-		"placement": func() { spec.Placement = given.Placement }, "idempotent": func() { spec.Idempotent = given.Idempotent },
+		"placement": func() { spec.Placement = given.Placement }, "warm": func() { spec.Warm = given.Warm }, "idempotent": func() { spec.Idempotent = given.Idempotent },
 		"retries": func() { spec.Retries = given.Retries }, "max-age": func() { spec.MaxAge = given.MaxAge }, "dead-letter": func() { spec.DeadLetter = given.DeadLetter },
 		"min": func() { spec.Min = given.Min }, "max": func() { spec.Max = given.Max },
 	} {

@@ -75,6 +75,9 @@ type FunctionSpec struct {
 	Keep Duration `json:"keep,omitzero"`
 	// Placement names the policy that sends invocations with a colour to instances. Default "adaptive".
 	Placement string `json:"placement,omitempty"`
+	// Warm is a path of the contract "http" that is told, by POST of a Warming, which colors are the instance's from now on, so that it
+	// can fetch their data before somebody asks. Default: none.
+	Warm string `json:"warm,omitempty"`
 	// Idempotent allows an invocation whose instance died to be run again.
 	Idempotent bool `json:"idempotent,omitempty"`
 	// Retries is how often an asynchronous invocation that failed is run again. Default 2; -1: never.
@@ -218,6 +221,9 @@ func (s FunctionSpec) checkProgram() error {
 	if s.WorkDir != "" && !strings.HasPrefix(s.WorkDir, "/") {
 		return fmt.Errorf("workdir %.80q, want an absolute path", s.WorkDir)
 	}
+	if s.Warm != "" && (s.Contract != ContractHTTP || !strings.HasPrefix(s.Warm, "/")) {
+		return fmt.Errorf("warm %.80q, want a path beginning with /, of a function with the contract http", s.Warm)
+	}
 	return nil
 }
 
@@ -270,6 +276,11 @@ func (d *Duration) UnmarshalText(text []byte) (err error) {
 
 // MarshalText is the inverse of UnmarshalText.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// Warming says which colors are an instance's from now on.
+type Warming struct {
+	Colors []string `json:"colors"`
+}
 
 // AliasRequest makes an alias name a version.
 type AliasRequest struct {

@@ -45,6 +45,7 @@ func TestFunctionSpecRefused(t *testing.T) {
 		"NUL byte":              func(s *api.FunctionSpec) { s.Command = []string{"a\x00"} },
 		"env has":               func(s *api.FunctionSpec) { s.Env = map[string]string{"A": strings.Repeat("x", 64<<10)} },
 		"workdir":               func(s *api.FunctionSpec) { s.WorkDir = "app" },
+		"warm":                  func(s *api.FunctionSpec) { s.Contract, s.Warm = api.ContractLambda, "/warm" },
 		"memory":                func(s *api.FunctionSpec) { s.Memory = 1 },
 		"cpu":                   func(s *api.FunctionSpec) { s.CPU = -1 },
 		"one invocation":        func(s *api.FunctionSpec) { s.Contract, s.Concurrency = api.ContractLambda, 2 },

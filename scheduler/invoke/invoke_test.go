@@ -2,6 +2,7 @@ package invoke_test
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"io"
 	"net/http"
 	"strings"
@@ -305,6 +306,35 @@ func TestColours(t *testing.T) {
 			t.Errorf("%v went to %d instances", header, len(seen))
 		}
 	}
+}
+
+// When an instance goes, those that get its colours are told of them.
+func TestMovedColoursAreHandedOver(t *testing.T) {
+	w := newWorld(t, store.NewMemory())
+	var told sync.Map
+	n := w.node(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Header.Get(api.HeaderPath) == "/warm" {
+			text, _ := io.ReadAll(r.Body)
+			var warming api.Warming
+			if err := json.Unmarshal(text, &warming); err != nil {
+				t.Error(err)
+			}
+			for _, c := range warming.Colors {
+				told.Store(c, rw.Header().Get("Instance"))
+			}
+		}
+		rw.Write([]byte(rw.Header().Get("Instance"))) //nolint:errcheck // the test is over
+	})
+	w.create(api.FunctionSpec{Name: "f", Min: 3, Max: 3, Warm: "/warm", Placement: "least-assigned"})
+	w.until("there are three instances", func() bool { return len(w.dispatcher.Instances("default")) == 3 })
+	where := func(colour string) string {
+		_, body, _ := w.do(http.MethodPost, "/v1/functions/f/invocations", "", map[string]string{"X-Xylem-Color": colour})
+		return body
+	}
+	victim := where("blue")
+	n.kill(victim)
+	w.until("blue has moved", func() bool { return where("blue") != victim })
+	w.until("its new instance was told of it", func() bool { at, ok := told.Load("blue"); return ok && at != victim })
 }
 
 func TestScaleToZeroAndDelete(t *testing.T) {

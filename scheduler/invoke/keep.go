@@ -40,12 +40,22 @@ func (d *Dispatcher) Run(ctx context.Context) {
 			d.trim(now)
 		case <-rebalance.C:
 			for _, p := range d.all() {
-				if r, ok := p.policy.(placement.Rebalancer); ok {
-					r.Rebalance()
-				}
+				p.rebalance()
 			}
 		}
 	}
+}
+
+// rebalance has the policy move colours by the load that it measured.
+func (p *pool) rebalance() {
+	r, ok := p.policy.(placement.Rebalancer)
+	if !ok {
+		return
+	}
+	moves := r.Rebalance()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.handOver(moves)
 }
 
 func (d *Dispatcher) close() {

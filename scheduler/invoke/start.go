@@ -75,7 +75,7 @@ func (p *pool) add(node *fleet.Node, id string, inFlight int) {
 	i := &instance{number: p.next, id: id, node: node, inFlight: inFlight, used: time.Now()}
 	p.next++
 	p.instances[i.number] = i
-	p.policy.Add(i.number)
+	p.handOver(p.policy.Add(i.number))
 	p.idle = append(p.idle, i)
 	p.serve(i)
 	p.tend()
@@ -89,7 +89,7 @@ func (p *pool) drop(i *instance) {
 	i.gone = true
 	delete(p.instances, i.number)
 	p.idle = remove(p.idle, i)
-	p.policy.Remove(i.number)
+	p.handOver(p.policy.Remove(i.number))
 }
 
 const (
