@@ -65,7 +65,7 @@ func (e *Executor) Run(ctx context.Context) (err error) {
 		return fmt.Errorf("executor: containerd at %s: %w", e.cfg.Containerd, err)
 	}
 	defer func() { err = errors.Join(err, e.client.Close()) }()
-	if err := e.removeStale(ctx); err != nil {
+	if err := e.clean(ctx); err != nil {
 		return fmt.Errorf("executor: remove instances of a former run: %w", err)
 	}
 	e.images = &images{client: e.client, cfg: e.cfg, known: map[digest.Digest]*pull{}}

@@ -5,13 +5,44 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
+
+// cleanTimeout bounds the wait for containerd and for the snapshotter, which may start at the same time.
+const cleanTimeout = 30 * time.Second
+
+// clean calls removeStale until containerd and the snapshotter answer.
+func (e *Executor) clean(ctx context.Context) error {
+	late := time.After(cleanTimeout)
+	for pause := time.NewTicker(200 * time.Millisecond); ; {
+		err := e.removeStale(ctx)
+		if err == nil || !isUnavailable(err) {
+			pause.Stop()
+			return err
+		}
+		select {
+		case <-pause.C:
+			continue
+		case <-late:
+		case <-ctx.Done():
+			err = nil
+		}
+		pause.Stop()
+		return err
+	}
+}
+
+// isUnavailable says whether somebody could not be reached. containerd passes on what it says of its snapshotter as text.
+func isUnavailable(err error) bool {
+	return errdefs.IsUnavailable(err) || strings.Contains(err.Error(), "error while dialing") || strings.Contains(err.Error(), "Error while dialing")
+}
 
 // removeStale removes everything in the executor's namespace of containerd that is no image.
 func (e *Executor) removeStale(ctx context.Context) error {

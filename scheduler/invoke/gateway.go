@@ -104,7 +104,7 @@ func problemOf(err error) problem {
 		return set(http.StatusGatewayTimeout, "ServiceException", 0)
 	case errors.Is(err, ErrInterrupted), fleet.IsKind(err, api.FailureProtocol):
 		return set(http.StatusBadGateway, "ServiceException", 0)
-	case errors.Is(err, ErrClosed), errors.Is(err, fleet.ErrNoNodes), errors.Is(err, fleet.ErrLost), errors.Is(err, function.ErrNotReady), errors.Is(err, store.ErrUnavailable):
+	case errors.Is(err, ErrClosed), errors.Is(err, fleet.ErrNoNodes), fleet.IsKind(err, api.FailureNoInstance), fleet.IsKind(err, api.FailureBusy), errors.Is(err, fleet.ErrLost), errors.Is(err, function.ErrNotReady), errors.Is(err, store.ErrUnavailable):
 		return set(http.StatusServiceUnavailable, "ServiceUnavailableException", time.Second)
 	}
 	return p

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/xylem-project/xylem/scheduler/api"
+	"github.com/xylem-project/xylem/scheduler/api/lane"
 	"github.com/xylem-project/xylem/scheduler/fleet"
 )
 
@@ -91,13 +92,14 @@ func (g *Gateway) fromNative(r *http.Request, id string) (inv Invocation, err er
 	h.Del("Authorization") // it is for us
 	addForwarded(h, r)
 	inv = Invocation{ID: id, Function: fn, Colour: colourOf(r.Header), Header: h, Body: r.Body}
-	if inv.Colour == "" && isStructured(r.Header) {
+	structured := inv.Colour == "" && isStructured(r.Header)
+	if structured || r.ContentLength >= 0 && r.ContentLength <= lane.MaxRequest { // which then can be sent again
 		if inv.Payload, err = payload(r, MaxPayload); err != nil {
 			return inv, err
 		}
+	}
+	if structured {
 		inv.Colour = partitionKey(inv.Payload)
-	} else if r.ContentLength == 0 {
-		inv.Payload = []byte{}
 	}
 	pass(h, api.HeaderColor, inv.Colour)
 	return inv, nil
