@@ -29,11 +29,11 @@ func (f *fn) invoke() *cobra.Command {
 	flags.StringVar(&o.Colour, "color", "", "`color`: invocations with the same one go to the same instance if they can")
 	flags.BoolVar(&o.Async, "async", false, "return as soon as the invocation is kept safe, and have it run later")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		payload, err := f.payload(data)
+		payload, done, err := f.payload(data)
 		if err != nil {
 			return err
 		}
-		defer payload.Close()
+		defer done() //nolint:errcheck // it was read
 		u, err := f.user()
 		if err != nil {
 			return err
@@ -63,21 +63,20 @@ func functionFailed(name string, answer *http.Response) error {
 	return nil
 }
 
-// payload opens what --data names.
-func (f *fn) payload(data string) (io.ReadCloser, error) {
+// payload opens what --data names. The caller calls done.
+func (f *fn) payload(data string) (payload io.Reader, done func() error, err error) {
+	nothing := func() error { return nil }
 	switch {
 	case data == "@-":
-		return io.NopCloser(f.in), nil
+		return f.in, nothing, nil
 	case strings.HasPrefix(data, "@"):
 		file, err := os.Open(data[1:])
 		if err != nil {
-			return nil, usageError{fmt.Errorf("--data: %w", err)}
+			return nil, nil, usageError{fmt.Errorf("--data: %w", err)}
 		}
-		return file, nil
-	case data == "":
-		return http.NoBody, nil
+		return file, file.Close, nil
 	}
-	return io.NopCloser(strings.NewReader(data)), nil
+	return strings.NewReader(data), nothing, nil
 }
 
 func (f *fn) logs() *cobra.Command {
