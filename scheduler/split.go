@@ -68,6 +68,8 @@ func (s *split) sort(c net.Conn) {
 	}
 }
 
+// isLocal says whether a connection comes from this machine: over loopback. An own address that it comes from would not do, because
+// others' packets can be made to have it by address translation.
 func isLocal(a net.Addr) bool {
 	tcp, ok := a.(*net.TCPAddr)
 	return ok && tcp.IP.IsLoopback()

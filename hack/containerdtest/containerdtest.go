@@ -77,7 +77,7 @@ func Start(ctx context.Context, opts Options) (*Daemon, error) {
 	if !filepath.IsAbs(opts.Dir) || len(opts.Dir) > 80 {
 		return nil, fmt.Errorf("containerd's directory %q must be absolute and at most 80 bytes long", opts.Dir)
 	}
-	d := &Daemon{Dir: opts.Dir, Address: socket(opts.Dir), LogPath: filepath.Join(opts.Dir, "containerd.log"), opts: opts, exited: make(chan struct{})}
+	d := &Daemon{Dir: opts.Dir, Address: Socket(opts.Dir), LogPath: filepath.Join(opts.Dir, "containerd.log"), opts: opts, exited: make(chan struct{})}
 	if err := d.detectVersion(ctx); err != nil {
 		return nil, err
 	}
@@ -93,7 +93,8 @@ func Start(ctx context.Context, opts Options) (*Daemon, error) {
 	return d, nil
 }
 
-func socket(dir string) string { return filepath.Join(dir, "containerd.sock") }
+// Socket is where the containerd of a directory listens.
+func Socket(dir string) string { return filepath.Join(dir, "containerd.sock") }
 
 // detectVersion asks the binary: the configuration's format depends on it.
 func (d *Daemon) detectVersion(ctx context.Context) error {

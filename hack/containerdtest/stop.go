@@ -43,7 +43,7 @@ func (d *Daemon) Stop() error {
 
 // Clean removes what a daemon left that is no longer running: shims, containers, and mounts below dir, which was its Dir.
 func Clean(dir string) error {
-	d := &Daemon{Dir: dir, Address: socket(dir)}
+	d := &Daemon{Dir: dir, Address: Socket(dir)}
 	return errors.Join(d.killShims(), d.removeBundles(), UnmountBelow(dir))
 }
 

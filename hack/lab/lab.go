@@ -34,6 +34,8 @@ type Config struct {
 	ContainerdBinary, Ctr string
 	// Scheduler runs a scheduler, which the agents join.
 	Scheduler bool
+	// Functions lets the agents run functions. Needs Scheduler and Containerd.
+	Functions bool
 	// Stripes of the scheduler's trees. Default: the scheduler's.
 	Stripes int
 	// Xylem is the binary under test. Default "bin/xylem".
@@ -55,6 +57,8 @@ func (cfg *Config) validate() error {
 	switch {
 	case cfg.Hosts < 1 || cfg.Hosts > maxHosts:
 		return fmt.Errorf("a lab has 1 to %d hosts, not %d", maxHosts, cfg.Hosts)
+	case cfg.Functions && !(cfg.Scheduler && cfg.Containerd):
+		return errors.New("functions need a scheduler, and containerd on the hosts")
 	case cfg.Scheduler && !cfg.Agents:
 		return errors.New("a scheduler without agents has nothing to do")
 	case os.Geteuid() != 0:
@@ -190,7 +194,7 @@ func (l *Lab) startNodes(ctx context.Context) error {
 		group.Go(func() (err error) {
 			h.Node, err = l.Services.Node(ctx, nodelab.NodeConfig{
 				Name: h.Name, Xylem: l.cfg.Agents, AgentConfig: l.scheduler.agentConfig(h) + l.cfg.AgentConfig, Place: h,
-				Proxy: l.cfg.Agents, AgentOnly: !l.cfg.Containerd, Containerd: l.cfg.ContainerdBinary, Ctr: l.cfg.Ctr,
+				Proxy: l.cfg.Agents, Functions: l.cfg.Functions, AgentOnly: !l.cfg.Containerd, Containerd: l.cfg.ContainerdBinary, Ctr: l.cfg.Ctr,
 			})
 			if err != nil {
 				return fmt.Errorf("%s: %w", h.Name, err)

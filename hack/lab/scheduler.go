@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/xylem-project/xylem/hack/nodelab"
+	"github.com/xylem-project/xylem/scheduler/api"
 )
 
 // The ports of the cluster inside a lab.
@@ -40,7 +41,8 @@ func (c *controlPlane) start(ctx context.Context) error {
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return err
 	}
-	listen := netip.AddrPortFrom(c.host.Addr, schedulerPort).String()
+	// On all addresses, so that users on the host itself need no key.
+	listen := netip.AddrPortFrom(netip.IPv4Unspecified(), schedulerPort).String()
 	args := []string{"scheduler", "--root", filepath.Join(c.dir, "r"), "--state", filepath.Join(c.dir, "s"), "--listen", listen, "--advertise", c.url()}
 	if c.stripes != 0 {
 		args = append(args, "--stripes", strconv.Itoa(c.stripes))
@@ -53,7 +55,7 @@ func (c *controlPlane) start(ctx context.Context) error {
 		if _, err := os.Stat(c.joinToken()); err != nil {
 			return err
 		}
-		conn, err := c.host.DialContext(ctx, "tcp4", listen)
+		conn, err := c.host.DialContext(ctx, "tcp4", netip.AddrPortFrom(c.host.Addr, schedulerPort).String())
 		if err != nil {
 			return err
 		}
@@ -90,3 +92,9 @@ func (l *Lab) SchedulerURL() string { return l.scheduler.url() }
 
 // SchedulerSocket is the scheduler's admin socket.
 func (l *Lab) SchedulerSocket() string { return filepath.Join(l.scheduler.dir, "s", "scheduler.sock") }
+
+// User returns a client of the scheduler's API of functions, which connects from the scheduler's host.
+func (l *Lab) User() (*api.User, error) {
+	at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), schedulerPort)
+	return api.NewUser(api.UserConfig{URL: "http://" + at.String(), Dial: l.scheduler.host.DialContext})
+}

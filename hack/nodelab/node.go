@@ -32,6 +32,8 @@ type NodeConfig struct {
 	AgentOnly bool
 	// Proxy runs the agent's registry proxy in front of the lab's registry, at ProxyAddress of a Place with a network of its own.
 	Proxy bool
+	// Functions lets the agent run functions, for the schedulers that AgentConfig names.
+	Functions bool
 	// CRI serves pods, with PauseImage for their sandboxes.
 	CRI        bool
 	PauseImage string
@@ -130,6 +132,9 @@ func (n *Node) startAgent(ctx context.Context) error {
 	proxy := `proxy.listen = ""`
 	if n.cfg.Proxy {
 		proxy = fmt.Sprintf("proxy.listen = %q\nproxy.default_upstream = %q", ProxyAddress, n.lab.Host())
+	}
+	if n.cfg.Functions {
+		proxy += fmt.Sprintf("\nfunctions.enabled = true\nfunctions.containerd = %q", containerdtest.Socket(filepath.Join(n.dir, containerdDir)))
 	}
 	config := fmt.Sprintf("root = %q\nstate = %q\nadmin = \"\"\n%s\ntrusted_keys = [%q]\n%s\n%s", n.Root(), n.State(), proxy, n.lab.publicKey(),
 		n.cfg.AgentConfig, n.lab.registryConfig())

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -29,6 +30,8 @@ type UserConfig struct {
 	Namespace string // default "default"
 	Key       string // access key, as ID:SECRET. Not needed on the scheduler's machine
 	CA        []byte // PEM, for https. Default: the system's
+	// Dial connects to the scheduler. Default: as net.Dialer does.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // NewUser returns a client that has connected to nobody yet.
@@ -41,6 +44,9 @@ func NewUser(cfg UserConfig) (*User, error) {
 		cfg.Namespace = DefaultNamespace
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
+	if cfg.Dial != nil {
+		transport.DialContext = cfg.Dial
+	}
 	if len(cfg.CA) > 0 {
 		pool := x509.NewCertPool()
 		if !pool.AppendCertsFromPEM(cfg.CA) {
