@@ -13,6 +13,7 @@
 //	    for or pushed, before anybody else sees it, and cuts off who sends wrong bytes.
 //	  - A Ladder is the blockfmt.Source of one stripe: parent, backups, registry, in that order, with hedged requests when
 //	    a candidate makes no progress. Striped sends each block to the ladder of its stripe.
+//	  - A Service is whatever else a peer may ask for: a Host serves and dials it on streams of its own, for the same members.
 //
 // Two lanes run along an edge. A demand read overtakes the push, waits for at most one write unit of it, and is carried
 // upstream from hop to hop, because the parent answers it by a demand read of its own. Pushed blocks flow unasked in the order

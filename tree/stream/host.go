@@ -38,6 +38,8 @@ type HostConfig struct {
 	Admit func(peer PeerID, credential []byte) error
 	// Window is how many bytes of one stream a receiver takes ahead of its reader. Default 16 MiB.
 	Window uint32
+	// Services serve what else peers may ask for, by the libp2p protocol. Default: none.
+	Services map[string]Service
 	// Failed is told why an edge with a child ended, if not because the child left. It must not block. Default: nobody is told.
 	Failed func(PeerID, error)
 }
@@ -94,6 +96,9 @@ func NewHost(cfg HostConfig) (*Host, error) {
 	}
 	h := &Host{cfg: cfg, key: key, self: self, ready: make(chan struct{}), mux: mstream.NewMultistreamMuxer[protocol.ID](), serve: cfg.Node.Serve}
 	h.mux.AddHandler(Protocol, nil)
+	for name := range cfg.Services {
+		h.mux.AddHandler(protocol.ID(name), nil)
+	}
 	return h, nil
 }
 
@@ -174,13 +179,17 @@ func (h *Host) handle(ctx context.Context, s network.Stream) {
 		_ = s.ResetWithError(network.StreamResourceLimitExceeded)
 		return
 	}
-	err := h.receivePreface(s, child)
+	follows, err := h.receivePreface(s, child)
 	h.guests.leave()
 	if err != nil {
 		h.refused(s, child, err)
 		return
 	}
 	visitOf(s.Conn()).admit()
+	if service := h.cfg.Services[string(follows)]; service != nil {
+		h.serveOther(ctx, service, s, child)
+		return
+	}
 	if err := h.serve(ctx, Over(&endable{s, h}), child); err != nil && ctx.Err() == nil {
 		h.cfg.Failed(child, err)
 	}

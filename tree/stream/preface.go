@@ -52,13 +52,14 @@ func (h *Host) admits(peer PeerID, credential []byte) error {
 	return nil
 }
 
-// receivePreface takes the preface of who opened the stream, and answers it.
-func (h *Host) receivePreface(s network.Stream, peer PeerID) error {
+// receivePreface takes the preface of who opened the stream, and answers it. It returns the protocol that follows.
+func (h *Host) receivePreface(s network.Stream, peer PeerID) (protocol.ID, error) {
 	if err := s.SetDeadline(time.Now().Add(h.cfg.Node.cfg.Handshake)); err != nil {
-		return err
+		return "", err
 	}
-	if _, _, err := h.mux.Negotiate(s); err != nil {
-		return fmt.Errorf("preface of %s: %w: %w", peer, err, blockfmt.ErrTransient)
+	follows, _, err := h.mux.Negotiate(s)
+	if err != nil {
+		return "", fmt.Errorf("preface of %s: %w: %w", peer, err, blockfmt.ErrTransient)
 	}
 	shown, err := readSized(s, maxCredential)
 	if err == nil {
@@ -72,7 +73,7 @@ func (h *Host) receivePreface(s network.Stream, peer PeerID) error {
 	if _, failed := s.Write(answer); err == nil {
 		err = failed
 	}
-	return errors.Join(err, s.SetDeadline(time.Time{}))
+	return follows, errors.Join(err, s.SetDeadline(time.Time{}))
 }
 
 // prefaceAnswer is what an opener gets to hear after the tokens.
@@ -95,20 +96,28 @@ type opener struct {
 
 // open sends the preface. The answer is checked by the first Receive.
 func (h *Host) open(s network.Stream, peer PeerID) (Conn, error) {
-	own, err := h.credential()
-	if err != nil {
+	if err := h.sendPreface(s, Protocol); err != nil {
 		return nil, err
-	}
-	hello := appendToken(appendToken(nil, mstream.ProtocolID), Protocol)
-	if _, err := s.Write(appendSized(hello, own)); err != nil {
-		return nil, fmt.Errorf("%w: %w", err, blockfmt.ErrTransient)
 	}
 	return &opener{wire: over(s), host: h, peer: peer, visit: visitOf(s.Conn())}, nil
 }
 
+// sendPreface says which protocol follows, and who this is.
+func (h *Host) sendPreface(s network.Stream, follows string) error {
+	own, err := h.credential()
+	if err != nil {
+		return err
+	}
+	hello := appendToken(appendToken(nil, mstream.ProtocolID), follows)
+	if _, err := s.Write(appendSized(hello, own)); err != nil {
+		return fmt.Errorf("%w: %w", err, blockfmt.ErrTransient)
+	}
+	return nil
+}
+
 func (c *opener) Receive(place func(Message) []byte) (Message, error) {
 	if !c.checked {
-		if err := c.check(); err != nil {
+		if err := c.host.checkAnswer(c.r, Protocol, c.peer); err != nil {
 			return Message{}, err
 		}
 		c.visit.admit() // that it is the other side's connection does not make it a stranger's
@@ -117,39 +126,39 @@ func (c *opener) Receive(place func(Message) []byte) (Message, error) {
 	return c.wire.Receive(place)
 }
 
-// check reads the answer to the preface.
-func (c *opener) check() error {
-	if err := selected(c.r); err != nil {
+// checkAnswer reads a peer's answer to the preface.
+func (h *Host) checkAnswer(r *bufio.Reader, follows string, peer PeerID) error {
+	if err := selected(r, follows); err != nil {
 		return err
 	}
-	verdict, err := c.r.ReadByte()
+	verdict, err := r.ReadByte()
 	if err != nil {
 		return ended(err, 1)
 	}
 	if verdict != verdictAdmitted {
-		why, err := readSized(c.r, maxRefusal)
+		why, err := readSized(r, maxRefusal)
 		if err != nil {
 			return err
 		}
 		return fmt.Errorf("refused, %q: %w", why, Reason(verdict).err())
 	}
-	shown, err := readSized(c.r, maxCredential)
+	shown, err := readSized(r, maxCredential)
 	if err != nil {
 		return err
 	}
-	return c.host.admits(c.peer, shown)
+	return h.admits(peer, shown)
 }
 
 // selected reads the answer of multistream-select.
-func selected(r *bufio.Reader) error {
-	for i, want := range []string{mstream.ProtocolID, Protocol} {
+func selected(r *bufio.Reader, follows string) error {
+	for i, want := range []string{mstream.ProtocolID, follows} {
 		switch token, err := mstream.ReadNextToken[protocol.ID](r); {
 		case err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF):
 			return ended(err, i)
 		case err != nil:
 			return fmt.Errorf("answer to %s: %w: %w", want, err, blockfmt.ErrTransient)
 		case token == "na":
-			return fmt.Errorf("%s: %w", Protocol, blockfmt.ErrUnsupported)
+			return fmt.Errorf("%s: %w", follows, blockfmt.ErrUnsupported)
 		case string(token) != want:
 			return fmt.Errorf("answer to %s is %q: %w", want, token, ErrProtocol)
 		}

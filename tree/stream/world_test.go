@@ -185,6 +185,8 @@ func newHosts(t testing.TB) *hosts {
 
 var loopback = netip.MustParseAddrPort("127.0.0.1:0")
 
+var loopbacks = []netip.AddrPort{loopback}
+
 // of returns the running host of a node.
 func (h *hosts) of(n *stream.Node) *stream.Host {
 	h.t.Helper()
