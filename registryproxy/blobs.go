@@ -18,6 +18,8 @@ type Blob struct {
 	Repo   string
 	// Authorization is the client's, "" if it sent none. Host has accepted it.
 	Authorization string
+	// Own says that this node itself asks, with its own credentials, which Host may refuse.
+	Own bool
 }
 
 // Blocks returns the number of blocks of BlockSize bytes, the last of which may be shorter.

@@ -200,6 +200,13 @@ func (d *download) start() bool {
 	return true
 }
 
+// isRunning says whether somebody fetches.
+func (d *download) isRunning() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.running
+}
+
 // open returns one more reader's view.
 func (d *download) open() *arriving {
 	d.mu.Lock()

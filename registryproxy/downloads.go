@@ -95,6 +95,22 @@ func (s *Downloads) Open(_ context.Context, b Blob) (Content, error) {
 	return s.create(b, avoid)
 }
 
+// Join opens a blob that is kept or on its way, without asking anybody for it; blockfmt.ErrNotFound if it is neither.
+func (s *Downloads) Join(digest digest.Digest, size int64) (Content, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := Blob{Digest: digest, Size: size}
+	d := s.open[digest]
+	if d != nil && d.blob.Size == size && d.isRunning() {
+		return d.open(), nil
+	}
+	file, err := s.store.Open(digest)
+	if err != nil {
+		return nil, err
+	}
+	return newKept(file, b)
+}
+
 // create begins a download; mu is held.
 func (s *Downloads) create(b Blob, avoid []string) (Content, error) {
 	file, err := s.store.Create(b.Digest, b.Size)

@@ -68,6 +68,7 @@ func (p *Proxy) manifest(w http.ResponseWriter, r *http.Request, t target) error
 	w.WriteHeader(http.StatusOK)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(m.Body) // the client may be gone
+		p.cfg.Pulled(Pull{t.host, t.repo, t.ref, d, m})
 	}
 	return nil
 }

@@ -29,6 +29,8 @@ type Config struct {
 	OfflineFor time.Duration
 	// WriteTimeout bounds the time in which a client must take a part of an answer, 64 KiB to 8 MiB. Default 60 s.
 	WriteTimeout time.Duration
+	// Pulled is told of each manifest that a client got, by GET. It must not block. Default: nobody is told.
+	Pulled func(Pull)
 	// Log gets a line for what an operator should know. Credentials are never logged. Default: discarded.
 	Log *slog.Logger
 }
@@ -37,6 +39,9 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.TagTTL, 10*time.Second)
 	setDefault(&c.GrantTTL, 5*time.Minute)
 	setDefault(&c.WriteTimeout, time.Minute)
+	if c.Pulled == nil {
+		c.Pulled = func(Pull) {}
+	}
 	setDefault(&c.Log, slog.New(slog.DiscardHandler))
 	return c
 }
@@ -46,6 +51,14 @@ func setDefault[T comparable](field *T, value T) {
 	if *field == zero {
 		*field = value
 	}
+}
+
+// Pull is a manifest that a client got.
+type Pull struct {
+	Host, Repo string
+	Ref        string // the tag or digest that it asked for
+	Digest     digest.Digest
+	Manifest   Manifest
 }
 
 // Counters tell what the proxy does. Read them at any time.

@@ -153,7 +153,7 @@ func (r *run) ask(ctx context.Context, way Blob, first, end int) (*Response, err
 // askBytes sends the request and checks that the answer is what was asked for.
 func (r *run) askBytes(ctx context.Context, way Blob, off, end int64) (*Response, error) {
 	req := Request{Method: http.MethodGet, Host: way.Host, Repo: way.Repo, Kind: "blobs", Ref: way.Digest.String(),
-		Authorization: way.Authorization, Avoid: r.f.Avoid}
+		Authorization: way.Authorization, Own: way.Own, Avoid: r.f.Avoid}
 	if off > 0 || end < way.Size {
 		req.Range = fmt.Sprintf("bytes=%d-%d", off, end-1)
 	}

@@ -29,6 +29,8 @@ type Request struct {
 	Range  string // of Range's header, "" for all
 	// Authorization is the client's, for Host alone; "" if it sent none.
 	Authorization string
+	// Own asks with this node's credentials.
+	Own bool
 	// Anonymous asks as somebody would who has no credentials, but gets himself the token that everybody gets.
 	Anonymous bool
 	// Avoid lists who gave wrong bytes, as Response.From.
