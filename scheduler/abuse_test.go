@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -153,6 +154,7 @@ func one(t *testing.T) *daemon {
 
 var agentCalls = []struct{ method, path string }{
 	{"POST", api.PathSession}, {"POST", api.PathHeartbeat}, {"POST", api.PathEnter}, {"POST", api.PathLeave}, {"POST", api.PathRenew},
+	{"POST", api.PathConvert}, {"POST", api.PathConverted}, {"POST", api.PathHolding},
 	{"GET", api.PathTrees}, {"GET", api.PathTrees + "/" + string(imageName(1))},
 }
 
@@ -417,6 +419,18 @@ func TestNonsenseIsRefused(t *testing.T) {
 		{400, api.PathHeartbeat, api.Heartbeat{Agent: api.Peer{ID: s.id}, Images: []api.Membership{{Image: "x"}}}},
 		{400, api.PathHeartbeat, api.Heartbeat{Agent: api.Peer{ID: s.id}, Images: []api.Membership{{Image: imageName(1), Held: []int{1, 2, 3}}}}},
 		{400, api.PathHeartbeat, api.Heartbeat{Agent: api.Peer{ID: s.id}, Images: []api.Membership{{Image: imageName(1), Failed: make([]string, 1000)}}}},
+		{400, api.PathConvert, api.ConvertRequest{Source: "sha256:12"}},
+		{400, api.PathConvert, api.ConvertRequest{Source: imageName(1), Missing: "../../cluster"}},
+		{413, api.PathConvert, huge},
+		{400, api.PathConverted, api.ConvertedRequest{Source: "x"}},
+		{400, api.PathConverted, api.ConvertedRequest{Source: imageName(1), Image: "x"}},
+		{400, api.PathConverted, api.ConvertedRequest{Source: imageName(1), Failed: long}},
+		{400, api.PathConverted, api.ConvertedRequest{Source: imageName(1), Image: imageName(2), Pushed: long, Agent: api.Peer{ID: s.id}}},
+		{400, api.PathConverted, api.ConvertedRequest{Source: imageName(1), Image: imageName(2), Failed: "why"}},
+		{400, api.PathConverted, api.ConvertedRequest{Source: imageName(1), Image: imageName(2), Agent: api.Peer{ID: "another"}}},
+		{412, api.PathConverted, api.ConvertedRequest{Source: imageName(1), Image: imageName(2), Agent: api.Peer{ID: s.id}}},
+		{400, api.PathHolding, api.HoldingRequest{Agent: api.Peer{ID: "another"}}},
+		{400, api.PathHolding, api.HoldingRequest{Agent: api.Peer{ID: s.id, Addrs: make([]netip.AddrPort, 1000)}}},
 		{400, api.PathSession, api.SessionRequest{Heartbeat: api.Heartbeat{Agent: api.Peer{ID: "another"}}}},
 	} {
 		if said := s.expect(c.status, "POST", c.path, session, c.body); strings.Count(said, "\n") > 1 {

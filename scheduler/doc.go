@@ -21,6 +21,11 @@
 // refuse what they are told, or feed nobody. The price is one write of the store, which is shared: events that arrive during a write of
 // their tree go into the next one together (see batch).
 //
+// # Conversions
+//
+// Who converts an image that has no block image, and who holds the result, belongs to no owner: any scheduler answers, by a transaction
+// that demands that the record is as it was read (see conversion).
+//
 // # When the store does not answer
 //
 // Trees stand still: nobody joins, leaves or fails, calls end with status 503, and agents keep the places and backups that they

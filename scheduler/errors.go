@@ -13,6 +13,7 @@ var (
 	errDenied      = errors.New("denied")                  // 403
 	errNotFound    = errors.New("not found")               // 404
 	errNoSession   = errors.New("no such session")         // 409
+	errNoLease     = errors.New("no lease")                // 412
 	errBusy        = errors.New("too many requests")       // 429
 	errUnavailable = errors.New("the state store is away") // 503
 )

@@ -25,6 +25,7 @@ type keeper struct {
 	store   store.Store
 	log     *slog.Logger
 	metrics *metrics
+	started time.Time
 	survey  chan struct{} // wakes the search for trees to take over
 	tasks   sync.WaitGroup
 	running context.Context // of the tasks
@@ -59,7 +60,7 @@ func newKeeper(ctx context.Context, self string, cfg Config, s store.Store, m *m
 		return nil, err
 	}
 	return &keeper{
-		self: self, cfg: cfg, store: s, log: cfg.Log, metrics: m, survey: make(chan struct{}, 1), running: ctx, forest: forest,
+		self: self, cfg: cfg, store: s, log: cfg.Log, metrics: m, started: time.Now(), survey: make(chan struct{}, 1), running: ctx, forest: forest,
 		agents: map[string]*agent{}, images: map[digest.Digest]*image{}, revoked: map[string]bool{},
 	}, nil
 }

@@ -17,6 +17,7 @@ type metrics struct {
 	corrections prometheus.Counter
 	writes      prometheus.Histogram
 	failures    *prometheus.CounterVec // by why
+	conversions *prometheus.CounterVec // by how they ended
 	requests    *prometheus.CounterVec // by call and status
 }
 
@@ -41,10 +42,12 @@ func newMetrics() *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "xylem_scheduler_failures_total", Help: "Agents that were taken out of their trees, by reason."}, []string{"why"}),
+		conversions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "xylem_scheduler_conversions_total", Help: "Conversions of images by agents, by how they ended."}, []string{"result"}),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "xylem_scheduler_requests_total", Help: "Calls of agents, by call and HTTP status."}, []string{"call", "status"}),
 	}
-	m.registry.MustRegister(m.sessions, m.agents, m.trees, m.heartbeats, m.cutOff, m.claims, m.corrections, m.writes, m.failures, m.requests,
+	m.registry.MustRegister(m.sessions, m.agents, m.trees, m.heartbeats, m.cutOff, m.claims, m.corrections, m.writes, m.failures, m.conversions, m.requests,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

@@ -21,6 +21,8 @@ const (
 	schedulersPrefix = "schedulers/" // + URL; these live no longer than the scheduler
 	ownersPrefix     = "owners/"     // + image
 	membersPrefix    = "members/"    // + image + "/" + peer ID
+	convertedPrefix  = "converted/"  // + source image
+	holdersPrefix    = "holders/"    // + peer ID
 )
 
 // owner says who owns the tree of an image. It is written when the tree is claimed and when its last member is gone, so its

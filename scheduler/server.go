@@ -70,6 +70,9 @@ func (s *server) handler() http.Handler {
 	mux.Handle("POST "+api.PathHeartbeat, s.call("heartbeat", s.asAgent(s.heartbeat)))
 	mux.Handle("POST "+api.PathEnter, s.call("enter", s.asAgent(s.enter)))
 	mux.Handle("POST "+api.PathLeave, s.call("leave", s.asAgent(s.leave)))
+	mux.Handle("POST "+api.PathConvert, s.call("convert", s.asAgent(s.convert)))
+	mux.Handle("POST "+api.PathConverted, s.call("converted", s.asAgent(s.converted)))
+	mux.Handle("POST "+api.PathHolding, s.call("holding", s.asAgent(s.holding)))
 	mux.Handle("GET "+api.PathTrees, s.call("trees", s.asAgent(s.trees)))
 	mux.Handle("GET "+api.PathTrees+"/{image}", s.call("tree", s.asAgent(s.tree)))
 	return mux
@@ -117,6 +120,8 @@ func statusOf(err error) int {
 		return http.StatusNotFound
 	case errors.Is(err, errNoSession):
 		return http.StatusConflict
+	case errors.Is(err, errNoLease):
+		return http.StatusPreconditionFailed
 	case errors.Is(err, errBusy):
 		return http.StatusTooManyRequests
 	case errors.Is(err, errUnavailable), errors.Is(err, store.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
@@ -306,6 +311,39 @@ func (s *server) leave(r *http.Request, peer string) (any, error) {
 		return nil, err
 	}
 	return struct{}{}, s.keeper.quit(r.Context(), peer, r.Header.Get(api.SessionHeader), request.Image)
+}
+
+func (s *server) convert(r *http.Request, peer string) (any, error) {
+	request, err := decodeBody[api.ConvertRequest](r)
+	if err == nil {
+		err = validConvert(request)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.keeper.convert(r.Context(), peer, r.Header.Get(api.SessionHeader), request)
+}
+
+func (s *server) converted(r *http.Request, peer string) (any, error) {
+	request, err := decodeBody[api.ConvertedRequest](r)
+	if err == nil {
+		err = validConverted(request, peer)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, s.keeper.converted(r.Context(), peer, r.Header.Get(api.SessionHeader), request)
+}
+
+func (s *server) holding(r *http.Request, peer string) (any, error) {
+	request, err := decodeBody[api.HoldingRequest](r)
+	if err == nil {
+		err = validHolder(request.Agent, peer)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, s.keeper.holding(r.Context(), peer, r.Header.Get(api.SessionHeader), request.Agent)
 }
 
 func (s *server) trees(r *http.Request, _ string) (any, error) { return s.keeper.list(r.Context()) }

@@ -14,6 +14,7 @@ const (
 	maxName   = 256 // bytes of a zone
 	maxRef    = 1024
 	maxBlocks = 1 << 30
+	maxWhy    = 512 // bytes of why a conversion failed
 )
 
 func validImage(image digest.Digest) error {
@@ -65,6 +66,36 @@ func validMembership(m api.Membership, stripes int) error {
 	short := len(m.Held) <= stripes && len(m.Total) <= stripes && len(m.Epochs) <= stripes && len(m.Rates) <= stripes
 	if !short || len(m.Failed) > api.MaxNamed || len(m.CutOff) > api.MaxNamed || !validCounts(m.Held) {
 		return fmt.Errorf("%w: heartbeat on %s is out of bounds", errInvalid, m.Image)
+	}
+	return nil
+}
+
+func validConvert(r api.ConvertRequest) error {
+	if err := validImage(r.Source); err != nil || r.Missing == "" {
+		return err
+	}
+	return validImage(r.Missing)
+}
+
+func validConverted(r api.ConvertedRequest, peer string) error {
+	if err := validImage(r.Source); err != nil {
+		return err
+	}
+	if r.Image != "" && r.Failed != "" || len(r.Failed) > maxWhy || len(r.Pushed) > maxRef {
+		return fmt.Errorf("%w: conversion of %s has an image or failed, for a reason of at most %d bytes, and a repository of at most %d", errInvalid, r.Source, maxWhy, maxRef)
+	}
+	if r.Image == "" {
+		return nil
+	}
+	if err := validImage(r.Image); err != nil {
+		return err
+	}
+	return validHolder(r.Agent, peer)
+}
+
+func validHolder(p api.Peer, peer string) error {
+	if p.ID != peer || len(p.Addrs) > maxAddrs {
+		return fmt.Errorf("%w: holder %.80q with %d addresses, want %s and at most %d", errInvalid, p.ID, len(p.Addrs), peer, maxAddrs)
 	}
 	return nil
 }

@@ -14,6 +14,9 @@ const (
 	PathHeartbeat = "/v1/heartbeat" // POST Heartbeat, answer HeartbeatResponse
 	PathEnter     = "/v1/enter"     // POST EnterRequest
 	PathLeave     = "/v1/leave"     // POST LeaveRequest
+	PathConvert   = "/v1/convert"   // POST ConvertRequest, answer Conversion
+	PathConverted = "/v1/converted" // POST ConvertedRequest
+	PathHolding   = "/v1/holding"   // POST HoldingRequest
 	PathTrees     = "/v1/trees"     // GET a list of TreeInfo; below it, by image, a Tree
 )
 
