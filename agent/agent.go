@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -40,6 +41,9 @@ type agent struct {
 	executor *executor.Executor // nil: the node runs no functions
 	images   *Images
 	snaps    *snapshotter.Snapshotter
+
+	key       ed25519.PrivateKey // signs what is converted here
+	converter *converter         // nil: nothing is converted here
 
 	ready   atomic.Bool
 	bindsMu sync.Mutex
@@ -88,7 +92,12 @@ func (a *agent) start(ctx context.Context, stop *closers) (err error) {
 	if err := a.startProxy(stop); err != nil {
 		return err
 	}
-	a.snaps, err = snapshotter.Open(ctx, snapshotter.Config{Root: a.dir("snapshots"), Timeout: a.cfg.ReadTimeout.Duration, Log: a.cfg.Log}, a.images)
+	a.startConverter(ctx, stop)
+	patience := a.cfg.ReadTimeout.Duration
+	if a.cfg.Convert == "wait" {
+		patience += a.cfg.ConvertWait.Duration
+	}
+	a.snaps, err = snapshotter.Open(ctx, snapshotter.Config{Root: a.dir("snapshots"), Timeout: patience, Log: a.cfg.Log}, a.images)
 	if err != nil {
 		return fmt.Errorf("open snapshots: %w", err)
 	}
@@ -125,7 +134,7 @@ func (a *agent) startProxy(stop *closers) (err error) {
 	if a.cfg.Proxy.Listen == "" {
 		return nil
 	}
-	if a.proxy, err = newProxy(a.cfg, a.cache, a.registry, a.cluster); err != nil {
+	if a.proxy, err = newProxy(a.cfg, a.cache, a.registry, a.cluster, a.pulled); err != nil {
 		return err
 	}
 	stop.add(a.proxy.close)
@@ -172,11 +181,10 @@ func (a *agent) startImages(ctx context.Context, stop *closers) error {
 	if err != nil {
 		return err
 	}
-	own, err := convert.GenerateKey(a.cfg.KeyFile())
-	if err != nil {
+	if a.key, err = convert.GenerateKey(a.cfg.KeyFile()); err != nil {
 		return err
 	}
-	keys, err := trustedKeys(a.cfg, own)
+	keys, err := trustedKeys(a.cfg, a.key)
 	if err != nil {
 		return err
 	}
@@ -195,19 +203,13 @@ func (a *agent) startImages(ctx context.Context, stop *closers) error {
 	if a.cluster != nil {
 		a.images.discovery.through, a.images.removed = a.cluster.through, a.cluster.forget
 		stop.add(a.cluster.close)
+		a.startMade(stop)
 		a.metrics.addPeers(a.cluster.node.Counters())
 	}
 	a.images.resolve = a.resolve
 	a.images.prefetch = &prefetcher{blobs: b, newSweep: s.sweep, ahead: aheadOf(a.cfg), placed: a.placed, workers: 2 * a.cfg.Connections, log: a.cfg.Log, ctx: running}
-	var converting sync.WaitGroup
-	if a.cfg.Convert == "background" {
-		c := &converter{dir: a.dir("converted"), key: own, registries: a.cfg.Registries, done: a.images.add, log: a.cfg.Log, queue: make(chan job, maxJobs)}
-		a.images.unpacked = c.add
-		converting.Go(func() { c.run(running) })
-	}
 	stop.add(func() error {
 		cancel()
-		converting.Wait()
 		a.images.prefetch.wait()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
@@ -217,6 +219,53 @@ func (a *agent) startImages(ctx context.Context, stop *closers) error {
 		return err
 	}
 	return a.images.load()
+}
+
+// startMade has block images that the cluster made used here, if it is trusted, and those that were made here kept for others.
+func (a *agent) startMade(stop *closers) {
+	made := newMade(a.cluster, a.cluster.client, a.metrics)
+	made.registry, a.cluster.holdings.uses = a.repository, a.images.usesLayout
+	a.cluster.made = made
+	if a.cfg.TrustCluster {
+		a.images.discovery.made = made
+	}
+	stop.add(func() error {
+		made.close()
+		return nil
+	})
+}
+
+// startConverter has images converted that are pulled and have no block image.
+func (a *agent) startConverter(ctx context.Context, stop *closers) {
+	if a.cfg.Convert == "off" {
+		return
+	}
+	c := &converter{dir: a.dir("converted"), key: a.key, content: a.content, known: a.hasBlockImage, done: a.images.add, found: a.images.forgetMiss,
+		again: time.Second, metrics: a.metrics, log: a.cfg.Log, wake: make(chan struct{}, 1), jobs: map[digest.Digest]*job{}, inept: map[digest.Digest]time.Time{}}
+	if a.cfg.Convert == "wait" {
+		c.wait = a.cfg.ConvertWait.Duration
+		a.images.await = c.await
+	}
+	if a.cfg.ConvertPush {
+		c.push = a.pushBlockImage
+	}
+	if a.cluster != nil {
+		if c.wait == 0 {
+			c.again = 10 * time.Second // many agents may be asking
+		}
+		c.cluster = &shared{schedulers: a.cluster.client, address: a.cluster.address, holdings: a.cluster.holdings}
+		a.cluster.made.lost = c.remake
+	}
+	a.images.unpacked = c.add
+	a.converter = c
+	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var converting sync.WaitGroup
+	converting.Go(func() { c.run(running) })
+	stop.add(func() error {
+		cancel()
+		converting.Wait()
+		return nil
+	})
 }
 
 // placed returns a channel that is closed when the agent has its place in the image's tree; nil if the image travels in none.

@@ -294,6 +294,7 @@ func TestConfigIsChecked(t *testing.T) {
 		"colon in state":           func(c *Config) { c.State = "/run/a:b" },
 		"no read timeout":          func(c *Config) { c.ReadTimeout = Duration{} },
 		"convert":                  func(c *Config) { c.Convert = "maybe" },
+		"no time for conversions":  func(c *Config) { c.ConvertWait = Duration{} },
 		"mount way":                func(c *Config) { c.MountWay = "magic" },
 		"trusted key":              func(c *Config) { c.TrustedKeys = []string{"/nonexistent"} },
 		"plugins without programs": func(c *Config) { c.CredentialProviderConfig = "/etc/config.yaml" },

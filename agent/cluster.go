@@ -40,6 +40,9 @@ type cluster struct {
 	client *api.Client
 	places places
 
+	made     *made     // by agents of the cluster
+	holdings *holdings // made here, for the others
+
 	mu     sync.Mutex
 	closed bool
 	trees  map[digest.Digest]*membership // by the block image's manifest
@@ -116,8 +119,9 @@ func (c *cluster) connect(key ed25519.PrivateKey, proofs credentials) (err error
 	if err != nil {
 		return err
 	}
+	c.holdings = newHoldings(filepath.Join(c.cfg.Root, "converted"), c.node.Upload, c.cfg.Log)
 	c.host, err = stream.NewHost(stream.HostConfig{Node: c.node, Key: key, Listen: []netip.AddrPort{c.cfg.Listen},
-		Credential: proofs.Credential, Admit: func(p stream.PeerID, credential []byte) error { return proofs.Admit(string(p), credential) }, Failed: func(p stream.PeerID, err error) {
+		Services: map[string]stream.Service{convertedProtocol: c.holdings.serve}, Credential: proofs.Credential, Admit: func(p stream.PeerID, credential []byte) error { return proofs.Admit(string(p), credential) }, Failed: func(p stream.PeerID, err error) {
 			c.cfg.Log.Debug("a child's edge ended", "peer", p, "err", err)
 		}})
 	return err
@@ -172,6 +176,7 @@ func (c *cluster) run(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error { c.leaveIdle(ctx); return nil })
+	g.Go(func() error { return c.holdings.run(ctx, c.client, c.address) })
 	return g.Wait()
 }
 

@@ -44,9 +44,16 @@ type Config struct {
 	// Fill fetches all other blocks of every image in the background too, after those that its start needs, so that images no longer
 	// depend on registry and peers. Default false.
 	Fill bool `toml:"fill"`
-	// Convert says what happens to a pulled image that has no block image: off, or background (convert it on this node for the
-	// next time). Default off.
+	// Convert says what happens to a pulled image that has no block image: off; background, to convert it for the next time, once in the
+	// cluster; or wait, the same with pulls waiting for it up to ConvertWait. Default off.
 	Convert string `toml:"convert"`
+	// ConvertWait is how long a pull waits for the block image, counted from the first pull, before the image is unpacked. Default 30s.
+	ConvertWait Duration `toml:"convert_wait"`
+	// ConvertPush puts what this node converted into the repository of its source too, with the node's credentials. Default false.
+	ConvertPush bool `toml:"convert_push"`
+	// TrustCluster has this node use what agents of its cluster converted, as the schedulers name it. Who takes over one of them can then give
+	// images other contents on all. With false only TrustedKeys and this node's own key count. Default true.
+	TrustCluster bool `toml:"trust_cluster"`
 	// CRI is the unix socket of containerd's CRI, as /run/containerd/containerd.sock. If set, the agent serves the CRI image
 	// service on cri.sock under State, hands calls on to that one and reads blocks with the credentials of pulls: point the
 	// kubelet's --image-service-endpoint at it where pods have image pull secrets. Default "": not served.
@@ -110,6 +117,7 @@ func Default() Config {
 	return Config{
 		Root: "/var/lib/xylem", State: "/run/xylem", Admin: "127.0.0.1:9750", CacheBudget: 40 << 30, MountWay: "auto",
 		ReadTimeout: Duration{30 * time.Second}, ReadAhead: blockfmt.BlockSize, Connections: 8, Prefetch: true, BackgroundFetch: 512 << 20, Convert: "off",
+		ConvertWait: Duration{30 * time.Second}, TrustCluster: true,
 		Listen: netip.AddrPortFrom(netip.IPv4Unspecified(), 9752), TreeIdle: Duration{10 * time.Minute},
 		Proxy: defaultProxy(), Functions: defaultFunctions(),
 	}
@@ -133,8 +141,10 @@ func (c *Config) validate() error {
 		return fmt.Errorf("configuration: root %q and state %q must be absolute paths", c.Root, c.State)
 	case strings.ContainsAny(c.Root+c.State, ":,\\"):
 		return fmt.Errorf("configuration: root %q and state %q must not contain ':', ',' or '\\': they become mount options", c.Root, c.State)
-	case c.Convert != "off" && c.Convert != "background":
-		return fmt.Errorf("configuration: convert = %q, want off or background", c.Convert)
+	case c.Convert != "off" && c.Convert != "background" && c.Convert != "wait":
+		return fmt.Errorf("configuration: convert = %q, want off, background or wait", c.Convert)
+	case c.ConvertWait.Duration <= 0:
+		return fmt.Errorf("configuration: convert_wait must be positive; convert = \"background\" does not wait")
 	case (c.CredentialProviderConfig == "") != (c.CredentialProviderBinDir == ""):
 		return fmt.Errorf("configuration: credential_provider_config and credential_provider_bin_dir must be set together")
 	case c.CredentialProviderConfig != "" && !(filepath.IsAbs(c.CredentialProviderConfig) && filepath.IsAbs(c.CredentialProviderBinDir)):

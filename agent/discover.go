@@ -21,6 +21,7 @@ import (
 
 	"github.com/xylem-project/xylem/blockfmt"
 	"github.com/xylem-project/xylem/blockfmt/metadata"
+	"github.com/xylem-project/xylem/scheduler/api"
 )
 
 // A place is where block images are found: a repository in a registry, or a directory. What Manifest and Blob return is bounded and
@@ -33,6 +34,16 @@ type place interface {
 	Range(ctx context.Context, blob digest.Digest, off, n int64) (io.ReadCloser, error)
 }
 
+// conversions know the block images that the cluster made.
+type conversions interface {
+	// image returns the block image of a source, blockfmt.ErrNotFound if there is none.
+	image(ctx context.Context, source digest.Digest) (api.Conversion, error)
+	// pushed returns where one is that was pushed.
+	pushed(o origin, made api.Conversion) (origin, error)
+	// miss says that one is not there any more.
+	miss(ctx context.Context, source, image digest.Digest)
+}
+
 // discovery finds block images in registries and keeps what it found under dir, one directory an image.
 type discovery struct {
 	dir   string // Root/images
@@ -40,12 +51,75 @@ type discovery struct {
 	// through returns a place that has what is needed to mount the image with this manifest come through its tree. Default: nothing does.
 	through func(ctx context.Context, o origin, image digest.Digest, m ocispec.Manifest, from place) (place, error)
 	trusted []ed25519.PublicKey
+	made    conversions // nil: what the cluster made is not used
 	log     *slog.Logger
 }
 
-// find returns the trusted block image of the source manifest, blockfmt.ErrNotFound if there is none. Of several it takes
-// the one with the most startup blocks.
+// find returns the trusted block image of the source manifest, blockfmt.ErrNotFound if there is none: the registry's, or else the
+// one that the cluster made.
 func (d *discovery) find(ctx context.Context, o origin, source digest.Digest) (*image, error) {
+	im, err := d.findBeside(ctx, o, source)
+	if d.made == nil || !errors.Is(err, blockfmt.ErrNotFound) {
+		return im, err
+	}
+	made, e := d.made.image(ctx, source)
+	if e != nil {
+		return nil, err
+	}
+	im, e = d.loadMade(ctx, o, source, made)
+	if e != nil {
+		d.log.Warn("the cluster's block image not used", "source", source, "image", made.Image, "err", e)
+		return nil, err
+	}
+	return im, nil
+}
+
+// loadMade loads a block image that the cluster made.
+func (d *discovery) loadMade(ctx context.Context, o origin, source digest.Digest, made api.Conversion) (_ *image, err error) {
+	if made.Holder != nil {
+		o.Cluster = source
+	} else if o, err = d.made.pushed(o, made); err != nil {
+		return nil, err
+	}
+	from, err := d.place(o)
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := from.Manifest(ctx, made.Image)
+	if err != nil {
+		if errors.Is(err, blockfmt.ErrNotFound) { // somebody removed it
+			d.made.miss(ctx, source, made.Image)
+		}
+		return nil, err
+	}
+	return d.load(ctx, o, source, manifest)
+}
+
+// has says whether there is a block image of the source that find would return, without fetching it.
+func (d *discovery) has(ctx context.Context, o origin, source digest.Digest) (bool, error) {
+	from, err := d.place(o)
+	if err != nil {
+		return false, err
+	}
+	found, err := d.candidates(ctx, from, source)
+	return slices.ContainsFunc(found, func(manifest []byte) bool { return d.trusts(ctx, source, manifest) == nil }), err
+}
+
+// trusts returns nil for a block image that a trusted converter signed, or that the cluster made of the source.
+func (d *discovery) trusts(ctx context.Context, source digest.Digest, manifest []byte) error {
+	err := blockfmt.VerifySignature(manifest, d.trusted)
+	if err == nil || d.made == nil {
+		return err
+	}
+	made, e := d.made.image(ctx, source)
+	if e == nil && made.Image == digest.FromBytes(manifest) {
+		return nil
+	}
+	return err
+}
+
+// findBeside returns the trusted block image that lies beside its source. Of several it takes the one with the most startup blocks.
+func (d *discovery) findBeside(ctx context.Context, o origin, source digest.Digest) (*image, error) {
 	from, err := d.place(o)
 	if err != nil {
 		return nil, err
@@ -115,7 +189,7 @@ func (d *discovery) load(ctx context.Context, o origin, source digest.Digest, ma
 	if err != nil {
 		return nil, err
 	}
-	if err := blockfmt.VerifySignature(manifest, d.trusted); err != nil {
+	if err := d.trusts(ctx, source, manifest); err != nil {
 		return nil, err
 	}
 	var m ocispec.Manifest

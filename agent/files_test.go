@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
+
+	"github.com/xylem-project/xylem/blockfmt/convert"
 )
 
 // readAt reads a part of a file in a child process, without readahead of its own.
@@ -35,4 +38,16 @@ func publicPEM(t *testing.T, key ed25519.PrivateKey) []byte {
 	der, err := x509.MarshalPKIXPublicKey(key.Public())
 	must(t, err)
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+}
+
+// nodeKeyIn returns a converter's key that lies in dir.
+func nodeKeyIn(t *testing.T, dir string) ed25519.PrivateKey {
+	t.Helper()
+	key, err := convert.GenerateKey(filepath.Join(dir, "key"))
+	must(t, err)
+	return key
+}
+
+func publicOf(key ed25519.PrivateKey) []ed25519.PublicKey {
+	return []ed25519.PublicKey{key.Public().(ed25519.PublicKey)}
 }

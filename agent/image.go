@@ -38,11 +38,16 @@ type origin struct {
 	Ref        string `json:"ref"`              // as the user named it, may be empty
 	Repository string `json:"repository"`       // host/name
 	Layout     string `json:"layout,omitempty"` // the OCI image layout that this node converted it to, instead of the repository
+	// Cluster is the source of which an agent of the cluster made the block image and holds it, instead of the repository.
+	Cluster digest.Digest `json:"cluster,omitempty"`
 }
 
 func (o origin) String() string {
 	if o.Layout != "" {
 		return o.Layout
+	}
+	if o.Cluster != "" {
+		return "cluster:" + o.Cluster.String()
 	}
 	return o.Repository
 }

@@ -32,8 +32,9 @@ type Images struct {
 	readAhead   int
 	readTimeout time.Duration
 	prefetch    *prefetcher
-	unpacked    func(origin, digest.Digest) // an image has no block image
-	removed     func(image digest.Digest)   // a block image is no longer here
+	unpacked    func(origin, digest.Digest)                               // an image has no block image
+	await       func(ctx context.Context, source digest.Digest) (ok bool) // waits for the conversion of an image
+	removed     func(image digest.Digest)                                 // a block image is no longer here
 	log         *slog.Logger
 	finds       singleflight.Group // by source digest
 
@@ -48,7 +49,7 @@ type Images struct {
 func newImages(cfg Config, b *blobs, way erofs.Way) *Images {
 	return &Images{
 		blobs: b, mountDir: filepath.Join(cfg.State, "mounts"), way: way, readAhead: int(cfg.ReadAhead), readTimeout: cfg.ReadTimeout.Duration,
-		unpacked: func(origin, digest.Digest) {}, removed: func(digest.Digest) {}, log: cfg.Log,
+		unpacked: func(origin, digest.Digest) {}, await: func(context.Context, digest.Digest) bool { return false }, removed: func(digest.Digest) {}, log: cfg.Log,
 		images: map[digest.Digest]*image{}, mounts: map[digest.Digest]*mount{}, live: map[digest.Digest]bool{}, misses: map[digest.Digest]time.Time{},
 	}
 }
@@ -91,7 +92,7 @@ func (s *Images) Resolve(ctx context.Context, req snapshotter.Request) error {
 	if err != nil {
 		return err
 	}
-	im, err := s.find(ctx, o, source)
+	im, err := s.obtain(ctx, o, source)
 	if err != nil {
 		return err
 	}
@@ -130,7 +131,16 @@ func (s *Images) source(ctx context.Context, req snapshotter.Request) (origin, d
 	return o, source, err
 }
 
-// find returns the block image of a source manifest from this node or the registry.
+// obtain returns the block image of a source manifest, and waits for it if it is being made and the configuration allows that.
+func (s *Images) obtain(ctx context.Context, o origin, source digest.Digest) (*image, error) {
+	im, err := s.find(ctx, o, source)
+	if errors.Is(err, blockfmt.ErrNotFound) && s.await(ctx, source) {
+		im, err = s.find(ctx, o, source)
+	}
+	return im, err
+}
+
+// find returns the block image of a source manifest from this node, the registry or the cluster.
 func (s *Images) find(ctx context.Context, o origin, source digest.Digest) (*image, error) {
 	s.mu.Lock()
 	for _, im := range s.images {
@@ -176,6 +186,37 @@ func (s *Images) add(ctx context.Context, o origin, source digest.Digest, manife
 	s.images[im.artifact.Digest] = im
 	delete(s.misses, source)
 	return nil
+}
+
+// has says whether the block image of a source is on this node.
+func (s *Images) has(source digest.Digest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, im := range s.images {
+		if im.artifact.Source.Digest == source {
+			return true
+		}
+	}
+	return false
+}
+
+// usesLayout says whether an image's blocks are in a layout on this node.
+func (s *Images) usesLayout(dir string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, im := range s.images {
+		if im.origin.Layout == dir {
+			return true
+		}
+	}
+	return false
+}
+
+// forgetMiss has a block image looked for again at once, because there is one now.
+func (s *Images) forgetMiss(source digest.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.misses, source)
 }
 
 // lookup returns an image of which the chain is a prefix, and the number of layers; the caller holds s.mu. The image that
@@ -265,7 +306,7 @@ func (s *Images) removeUnused(candidate func(*image) bool) (removed []digest.Dig
 		s.log.Info("image removed", "ref", im.origin.Ref, "image", id)
 		s.removed(id)
 		removed, err = append(removed, id), errors.Join(err, os.RemoveAll(im.dir))
-		if im.origin.Layout != "" {
+		if im.origin.Layout != "" && !isHeld(im.origin.Layout) {
 			err = errors.Join(err, os.RemoveAll(im.origin.Layout))
 		}
 	}

@@ -15,6 +15,9 @@ type metrics struct {
 	registry     *prometheus.Registry
 	fetchedBytes prometheus.Counter
 	fetches      *prometheus.CounterVec // by result
+	heldBytes    prometheus.Counter
+	heldReads    *prometheus.CounterVec // by result
+	conversions  *prometheus.CounterVec // by result
 }
 
 func newMetrics() *metrics {
@@ -24,8 +27,14 @@ func newMetrics() *metrics {
 			Name: "xylem_fetch_bytes_total", Help: "Bytes of blobs, chunk indexes, metadata and manifests read from registries."}),
 		fetches: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "xylem_fetch_requests_total", Help: "Reads from registries, by result."}, []string{"result"}),
+		heldBytes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "xylem_held_bytes_total", Help: "Bytes of block images read from the agents that converted them."}),
+		heldReads: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "xylem_held_requests_total", Help: "Reads from agents that converted images, by result."}, []string{"result"}),
+		conversions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "xylem_conversions_total", Help: "Conversions of images by this node, by how they ended."}, []string{"result"}),
 	}
-	m.registry.MustRegister(m.fetchedBytes, m.fetches, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.fetchedBytes, m.fetches, m.heldBytes, m.heldReads, m.conversions, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -62,10 +71,19 @@ func (m *metrics) addPeers(c *stream.Counters) {
 
 // fetched counts one read of a registry.
 func (m *metrics) fetched(n int64, err error) {
-	result := "ok"
-	if err != nil {
-		result = "error"
-	}
-	m.fetches.WithLabelValues(result).Inc()
+	m.fetches.WithLabelValues(resultOf(err)).Inc()
 	m.fetchedBytes.Add(float64(n))
+}
+
+// held counts one read of an agent that converted an image.
+func (m *metrics) held(n int64, err error) {
+	m.heldReads.WithLabelValues(resultOf(err)).Inc()
+	m.heldBytes.Add(float64(n))
+}
+
+func resultOf(err error) string {
+	if err != nil {
+		return "error"
+	}
+	return "ok"
 }

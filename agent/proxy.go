@@ -72,8 +72,8 @@ type proxy struct {
 	log       *slog.Logger
 }
 
-// newProxy returns the proxy of a node; trees is nil if the node is in no cluster.
-func newProxy(cfg Config, c *cache.Cache, client *registry.Client, trees *cluster) (*proxy, error) {
+// newProxy returns the proxy of a node; trees is nil if the node is in no cluster. pulled is told of manifests that clients get.
+func newProxy(cfg Config, c *cache.Cache, client *registry.Client, trees *cluster, pulled func(registryproxy.Pull)) (*proxy, error) {
 	up := upstream{client, cfg.Proxy.ShareCredentials}
 	source := registryproxy.Streamed(up)
 	if trees != nil {
@@ -82,7 +82,7 @@ func newProxy(cfg Config, c *cache.Cache, client *registry.Client, trees *cluste
 	downloads := registryproxy.NewDownloads(source, plainStore{c}, cfg.Log)
 	handler, err := registryproxy.New(registryproxy.Config{
 		Upstream: up, Blobs: downloads, Manifests: plainStore{c}, DefaultUpstream: cfg.Proxy.DefaultUpstream,
-		TagTTL: cfg.Proxy.TagTTL.Duration, GrantTTL: cfg.Proxy.GrantTTL.Duration, OfflineFor: cfg.Proxy.OfflineFor.Duration, Log: cfg.Log,
+		TagTTL: cfg.Proxy.TagTTL.Duration, GrantTTL: cfg.Proxy.GrantTTL.Duration, OfflineFor: cfg.Proxy.OfflineFor.Duration, Pulled: pulled, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, errors.Join(err, downloads.Close())
@@ -177,7 +177,7 @@ type upstream struct {
 // Do implements registryproxy.Upstream.
 func (u upstream) Do(ctx context.Context, req registryproxy.Request) (*registryproxy.Response, error) {
 	call := registry.Call{Method: req.Method, Host: req.Host, Repo: req.Repo, Kind: req.Kind, Ref: req.Ref, Query: req.Query,
-		Header: http.Header{}, Authorization: req.Authorization, Own: u.own && !req.Anonymous, Anonymous: req.Anonymous, Avoid: req.Avoid}
+		Header: http.Header{}, Authorization: req.Authorization, Own: (u.own || req.Own) && !req.Anonymous, Anonymous: req.Anonymous, Avoid: req.Avoid}
 	if len(req.Accept) > 0 {
 		call.Header["Accept"] = req.Accept
 	}

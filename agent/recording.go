@@ -45,7 +45,7 @@ func (s *Images) Open(ctx context.Context, ref string) (digest.Digest, error) {
 	if err != nil {
 		return "", err
 	}
-	im, err := s.find(ctx, o, source)
+	im, err := s.obtain(ctx, o, source)
 	if err != nil {
 		return "", err
 	}

@@ -107,6 +107,22 @@ func (a *agent) place(o origin) (place, error) {
 	if o.Layout != "" {
 		return layout{o.Layout}, nil
 	}
+	if o.Cluster != "" {
+		return a.heldPlace(o)
+	}
+	return a.repository(o)
+}
+
+// heldPlace returns where a block image is that an agent of the cluster made.
+func (a *agent) heldPlace(o origin) (place, error) {
+	if a.cluster == nil {
+		return nil, fmt.Errorf("the block image of %s is in a cluster that this agent has left: remove the image and pull it again: %w", o.Ref, blockfmt.ErrNotFound)
+	}
+	return held{a.cluster.made, o}, nil
+}
+
+// repository returns where an image is in its registry.
+func (a *agent) repository(o origin) (place, error) {
 	repo, err := a.registry.Repository(o.Repository)
 	if err != nil {
 		return nil, err

@@ -65,22 +65,28 @@ func newWorld(t *testing.T, files map[string][]byte) *world {
 // push pushes an image with one layer a file, in the order of their names.
 func (w *world) push(ref string, files map[string][]byte) {
 	w.t.Helper()
+	tag, err := name.ParseReference(ref)
+	must(w.t, err)
+	must(w.t, remote.Write(tag, imageOf(w.t, files)))
+}
+
+// imageOf returns an image with one layer a file, in the order of their names.
+func imageOf(t *testing.T, files map[string][]byte) v1.Image {
+	t.Helper()
 	img := v1.Image(empty.Image)
 	for _, name := range slices.Sorted(mapKeys(files)) {
 		var b bytes.Buffer
 		tw := tar.NewWriter(&b)
-		must(w.t, tw.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(files[name])), ModTime: time.Unix(1e9, 5)}))
+		must(t, tw.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(files[name])), ModTime: time.Unix(1e9, 5)}))
 		_, err := tw.Write(files[name])
-		must(w.t, err)
-		must(w.t, tw.Close())
+		must(t, err)
+		must(t, tw.Close())
 		layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil })
-		must(w.t, err)
+		must(t, err)
 		img, err = mutate.AppendLayers(img, layer)
-		must(w.t, err)
+		must(t, err)
 	}
-	tag, err := name.ParseReference(ref)
-	must(w.t, err)
-	must(w.t, remote.Write(tag, img))
+	return img
 }
 
 // convert makes and pushes the block image of the world's image, signed with key.
