@@ -44,6 +44,26 @@ func TestUnconverted(t *testing.T) {
 	}
 }
 
+// TestConvertedByItsFirstPull starts an image without a block image where pulls wait for one: the node makes it, and nothing is unpacked.
+func TestConvertedByItsFirstPull(t *testing.T) {
+	lab := startLab(t)
+	ref := pushed(t.Context(), t, lab, "hello:1", helloImage(t), false)
+	for name, config := range containerds {
+		t.Run(name, func(t *testing.T) {
+			cfg := config(t)
+			cfg.AgentConfig += "convert = \"wait\"\nconvert_wait = \"1m\"\n"
+			node := startNode(t, lab, cfg)
+			if _, line, err := node.Run(t.Context(), nodelab.Xylem, ref); err != nil || line != greeting {
+				t.Fatalf("printed %q, %v", line, err)
+			}
+			must(t, node.Mounted(t.Context(), ref))
+			if layers := layersDownloaded(t, node); layers != 0 {
+				t.Errorf("%d layers were downloaded", layers)
+			}
+		})
+	}
+}
+
 // TestPlainCtr uses nothing of ours but the snapshotter. ctr 1.6 does not offer layers to it, so it unpacks them.
 func TestPlainCtr(t *testing.T) {
 	lab := startLab(t)

@@ -30,12 +30,17 @@ func DropCaches() error {
 
 // Metrics returns the agent's counters and gauges by name; those of one name with different labels are added up.
 func (n *Node) Metrics(ctx context.Context) (map[string]float64, error) {
+	return Metrics(ctx, filepath.Join(n.State(), "admin.sock"))
+}
+
+// Metrics returns what Node.Metrics does, of the daemon with this admin socket.
+func Metrics(ctx context.Context, socket string) (map[string]float64, error) {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
-		return d.DialContext(ctx, "unix", filepath.Join(n.State(), "admin.sock"))
+		return d.DialContext(ctx, "unix", socket)
 	}
 	transport := &http.Transport{DialContext: dial, DisableKeepAlives: true}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/metrics", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://daemon/metrics", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +50,7 @@ func (n *Node) Metrics(ctx context.Context) (map[string]float64, error) {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("agent's metrics: %s", resp.Status)
+		return nil, fmt.Errorf("metrics: %s", resp.Status)
 	}
 	parser := expfmt.NewTextParser(model.LegacyValidation)
 	families, err := parser.TextToMetricFamilies(resp.Body)

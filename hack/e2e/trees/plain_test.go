@@ -36,6 +36,7 @@ func newPlain(t *testing.T, l *lab.Lab, name string, sizes ...int) *spread {
 	for _, size := range sizes {
 		data := make([]byte, size)
 		_, _ = noise.Read(data)
+		s.data = data // the last layer hides the others' file
 		layers = append(layers, map[string][]byte{"noise": data})
 	}
 	image, err := containerdtest.Image([]string{"/noise"}, layers...)

@@ -72,13 +72,19 @@ const (
 // up makes a lab that is removed after the test, with nothing left of it.
 func up(t *testing.T) *lab.Lab {
 	t.Helper()
+	return upWith(t, "fill = true\n")
+}
+
+// upWith is up for agents with another configuration.
+func upWith(t *testing.T, config string) *lab.Lab {
+	t.Helper()
 	xylem := os.Getenv("XYLEM")
 	if xylem == "" {
 		xylem = "../../../bin/xylem"
 	}
 	l, err := lab.Up(t.Context(), lab.Config{
 		Hosts: hosts, Link: lab.Link{Up: hostRate, Down: hostRate}, Links: map[string]lab.Link{"registry": {Up: originRate, Down: originRate}},
-		Agents: true, AgentConfig: fmt.Sprintf("fill = true\nread_timeout = %q\n", readTimeout), Scheduler: true, Xylem: xylem, Log: t.Output(),
+		Agents: true, AgentConfig: fmt.Sprintf("%sread_timeout = %q\n", config, readTimeout), Scheduler: true, Xylem: xylem, Log: t.Output(),
 	})
 	must(t, err)
 	t.Cleanup(func() {
