@@ -235,9 +235,9 @@ func (a *agent) startMade(stop *closers) {
 	})
 }
 
-// startConverter has images converted that are pulled and have no block image.
+// startConverter has images converted that have no block image: those that are pulled, if the configuration says so, and those of functions.
 func (a *agent) startConverter(ctx context.Context, stop *closers) {
-	if a.cfg.Convert == "off" {
+	if a.cfg.Convert == "off" && !a.cfg.Functions.Enabled {
 		return
 	}
 	c := &converter{dir: a.dir("converted"), key: a.key, content: a.content, known: a.hasBlockImage, done: a.images.add, found: a.images.forgetMiss,
@@ -256,7 +256,9 @@ func (a *agent) startConverter(ctx context.Context, stop *closers) {
 		c.cluster = &shared{schedulers: a.cluster.client, address: a.cluster.address, holdings: a.cluster.holdings}
 		a.cluster.made.lost = c.remake
 	}
-	a.images.unpacked = c.add
+	if a.cfg.Convert != "off" {
+		a.images.unpacked = c.add
+	}
 	a.converter = c
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var converting sync.WaitGroup

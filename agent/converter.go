@@ -125,6 +125,20 @@ func (c *converter) await(ctx context.Context, source digest.Digest) bool {
 	return false
 }
 
+// finish waits until the conversion of an image has ended, or ctx has.
+func (c *converter) finish(ctx context.Context, source digest.Digest) {
+	c.mu.Lock()
+	j := c.jobs[source]
+	c.mu.Unlock()
+	if j == nil {
+		return
+	}
+	select {
+	case <-j.ended:
+	case <-ctx.Done():
+	}
+}
+
 // run converts until ctx ends.
 func (c *converter) run(ctx context.Context) {
 	for ctx.Err() == nil {

@@ -111,7 +111,7 @@ func (f functionImages) Held() []digest.Digest {
 	return list
 }
 
-// Resolve implements executor.Images.
+// Resolve implements executor.Images. It has an image without a block image converted.
 func (f functionImages) Resolve(ctx context.Context, ref string) (answer api.ImageAnswer, err error) {
 	o, source, err := f.a.resolve(ctx, ref)
 	if err != nil {
@@ -122,8 +122,14 @@ func (f functionImages) Resolve(ctx context.Context, ref string) (answer api.Ima
 		return answer, err
 	}
 	_, err = f.a.images.find(ctx, o, source)
-	answer.Converted = err == nil
 	if errors.Is(err, blockfmt.ErrNotFound) {
+		f.a.converter.add(o, source)
+		f.a.converter.finish(ctx, source)
+		_, err = f.a.images.find(ctx, o, source)
+	}
+	answer.Converted = err == nil
+	if errors.Is(err, blockfmt.ErrNotFound) { // its instances start all the same, after a pull
+		f.a.cfg.Log.Warn("image of a function is not converted", "ref", ref, "source", source)
 		err = nil
 	}
 	return answer, err
