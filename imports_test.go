@@ -52,6 +52,7 @@ var rules = []rule{
 	{"scheduler/fleet", []string{"scheduler/api/..."}, "agents as they take work, whatever the work is for"},
 	{"scheduler/invoke", []string{"scheduler/api/...", "scheduler/store", "scheduler/access", "scheduler/function", "scheduler/fleet", "scheduler/placement"}, "the way of an invocation; trees are not its business"},
 	{"scheduler/placement", []string{"scheduler/api", "tree"}, "pure policy"},
+	{"scheduler/placement/dag", nil, "colours and runs a graph of invocations, whoever invokes"},
 	{"scheduler/trigger", []string{"scheduler/api", "tree"}, "pure policy"},
 	{"scheduler/store", nil, "keys and values, whatever the scheduler keeps in them"},
 	{"scheduler/store/etcd", []string{"scheduler/store"}, "a Store"},

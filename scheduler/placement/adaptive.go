@@ -23,6 +23,8 @@ type adaptive struct {
 	slots   slotTable
 	met     int     // colours since the last Rebalance; under mu
 	newness float64 // their heat; under mu
+	tier    int     // how many members are for hot colours; under mu
+	warm    int
 	lists   [Slots]atomic.Pointer[spill]
 	bound   float64
 	spillTo int
@@ -46,7 +48,7 @@ type spill struct {
 }
 
 func newAdaptive(cfg Config) *adaptive {
-	return &adaptive{colours: newColours(cfg.Colours), bound: cfg.LoadBound, spillTo: cfg.Spill}
+	return &adaptive{colours: newColours(cfg.Colours), bound: cfg.LoadBound, spillTo: cfg.Spill, warm: cfg.Warm}
 }
 
 // Pick implements Policy.

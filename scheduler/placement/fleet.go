@@ -12,6 +12,8 @@ type member struct {
 	hash uint64 // of id
 	load atomic.Int64
 	gone atomic.Bool
+
+	served float64 // picks of late, of adaptive; needs the policy's lock
 }
 
 // count changes the load, and leaves none of it in total once the member is gone, whichever comes first.

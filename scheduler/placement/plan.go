@@ -6,95 +6,158 @@ import (
 )
 
 const (
-	// slack is how much load beyond the quota an instance may keep rather than to move something, of the quota.
-	slack = 0.02
-	// full is how much of the quota must be free for an instance to get anything more.
-	full = 0.005
+	// slack is how much load beyond its quota an instance may keep rather than to give something away, of the quota.
+	slack = 0.01
+	// doubt is by how many standard deviations the heat of something must be too much or too little for where it is: heat is a count.
+	doubt = 1
+	// fewHits is the heat below which a colour's rank among others says nothing.
+	fewHits = 2
+	// gain is how much a wrong share of load is answered by a change of the quota.
+	gain = 10
 )
 
-// plan is a layout in the making: every member gets its quota of load, the hottest items go to the first members.
+// item is what a Rebalance places: a colour with a route, or a slot with all its other colours.
+type item struct {
+	colour *colour // nil for a slot
+	slot   Slot
+	load   float64
+	heat   float64   // of its colours, the mean over their load
+	at     []*member // where it is
+	to     []share   // where it will be
+}
+
+// plan is a layout in the making.
 type plan struct {
-	order []*member // hot to cold
-	index map[*member]int
-	load  []float64 // given so far, by place in order
-	taken []bool    // has one hot colour and nothing else
-	quota float64
+	order []*member // from hot to cold
+	quota float64   // load that each of them is to have
+	hot   float64   // the same for each of the hot ones, and of the others
+	cold  float64
+	load  map[*member]float64
 	bound float64
-	first int // all before are full
 }
 
-func newPlan(order []*member, total, bound float64) *plan {
-	pl := &plan{order: order, index: map[*member]int{}, load: make([]float64, len(order)), taken: make([]bool, len(order)), bound: bound}
-	for i, m := range order {
-		pl.index[m] = i
+// lay sets where items go, which come from hot to cold. tier is how many of the members are for hot ones.
+func (pl *plan) lay(items []*item, tier int) {
+	pl.correct(tier)
+	least := pl.coldest(items, tier)
+	place := make(map[*member]int, len(pl.order))
+	for i, m := range pl.order {
+		place[m] = i
 	}
-	pl.quota = total / float64(len(order))
-	return pl
+	var movers []*item
+	for _, it := range items {
+		m := it.at[0]
+		if i, ok := place[m]; ok && it.fits(i < tier, least) && pl.load[m]+it.load <= pl.room(i < tier) {
+			pl.give(it, m)
+		} else {
+			movers = append(movers, it)
+		}
+	}
+	for _, it := range movers {
+		hot, cold := pl.least(pl.order[:tier], it), pl.least(pl.order[tier:], it)
+		if cold == nil || it.heat >= least && pl.load[hot]+it.load <= pl.room(true) {
+			pl.give(it, hot)
+		} else {
+			pl.give(it, cold)
+		}
+	}
 }
 
-// lay sets where items go, which come from hot to cold.
-func (pl *plan) lay(items []*item) {
-	free := len(pl.order)
-	rest := pl.quota * float64(free)
-	for len(items) > 0 && free > 1 && items[0].colour != nil && items[0].load >= pl.quota {
-		n := pl.alone(items[0], free-1)
-		rest, free = rest-items[0].load, free-n
-		pl.quota = rest / float64(free)
+// correct sets the quotas. What is hot by chance cools down, so hot members get less than their heat says, and the others more: as far as
+// they got too little or too much of late, their quotas are raised or lowered.
+func (pl *plan) correct(tier int) {
+	pl.hot, pl.cold = pl.quota, pl.quota
+	var all, hot float64
+	for i, m := range pl.order {
+		if all += m.served; i < tier {
+			hot += m.served
+		}
+	}
+	n := float64(len(pl.order))
+	if t := float64(tier); t > 0 && t < n && all > 0 {
+		excess := hot/t/(all/n) - 1
+		pl.hot *= 1 - max(-0.2, min(0.2, gain*excess))
+		pl.cold = (pl.quota*n - pl.hot*t) / (n - t)
+	}
+}
+
+// room is how much load a member may have and still keep all of it.
+func (pl *plan) room(hot bool) float64 {
+	if hot {
+		return pl.hot * (1 + slack)
+	}
+	return pl.cold * (1 + slack)
+}
+
+func (pl *plan) least(list []*member, it *item) *member {
+	return fewest(list, it.slot, func(m *member) float64 { return pl.load[m] })
+}
+
+func (pl *plan) give(it *item, m *member) {
+	pl.load[m] += it.load
+	it.to = []share{{m, 1}}
+}
+
+// coldest returns the heat of the coldest item that fills up the hot members.
+func (pl *plan) coldest(items []*item, tier int) float64 {
+	if tier == len(pl.order) {
+		return 0
+	}
+	load := 0.0
+	for _, it := range items {
+		if load += it.load; load >= pl.hot*float64(tier) {
+			return it.heat
+		}
+	}
+	return 0
+}
+
+// fits says whether an item may be among the hot, or else the cold, whose heats meet at a limit.
+func (it *item) fits(hot bool, limit float64) bool {
+	margin := doubt * math.Sqrt(it.heat)
+	if hot {
+		return it.heat+margin >= limit
+	}
+	return it.heat-margin < limit
+}
+
+// giants places the colours that need an instance of their own or more, and takes both out of the plan.
+func (pl *plan) giants(items []*item) []*item {
+	for len(items) > 0 && len(pl.order) > 1 && items[0].colour != nil && items[0].load >= pl.quota {
+		it, rest := items[0], pl.quota*float64(len(pl.order))-items[0].load
+		n := 1
+		if pl.bound > 0 {
+			n = min(len(pl.order)-1, int(math.Ceil(it.load/(pl.quota*(1+pl.bound)/2))))
+		}
+		for _, m := range slices.Concat(it.at, pl.order) { // rather where it is
+			if i := slices.Index(pl.order, m); i >= 0 && len(it.to) < n {
+				pl.order = slices.Delete(pl.order, i, i+1)
+				it.to = append(it.to, share{member: m})
+			}
+		}
+		equally(it.to)
+		pl.quota = rest / float64(len(pl.order))
 		items = items[1:]
 	}
-	for _, it := range items {
-		i := pl.place(it)
-		pl.load[i] += it.load
-		it.to = []share{{pl.order[i], 1}}
-	}
+	return items
 }
 
-// alone gives an item members that have nothing else, at most so many, and returns how many.
-func (pl *plan) alone(it *item, most int) int {
-	n := 1
-	if pl.bound > 0 {
-		stretched := pl.quota * (1 + pl.bound) / 2
-		n = min(most, int(math.Ceil(it.load/stretched)))
-	}
-	for _, m := range slices.Concat(it.at, pl.order) { // rather where it is
-		if i, ok := pl.index[m]; ok && !pl.taken[i] && len(it.to) < n {
-			pl.taken[i] = true
-			it.to = append(it.to, share{member: m})
+// tier returns how many members there are to be for hot colours: as many as the hottest fill, when each has no more of them than it keeps
+// warm. All, if that is enough for all colours. heats come from hot to cold.
+func (pl *plan) tier(heats []float64, warm int) (tier int) {
+	warm += warm / 2 // a cache keeps the hotter ones of more
+	load := 0.0
+	for i, h := range heats {
+		if h < fewHits {
+			break // too few to be judged
 		}
-	}
-	equally(it.to)
-	return n
-}
-
-// place returns where an item goes: to the first member with room, or, if it is on one of similar heat with room, it stays.
-func (pl *plan) place(it *item) int {
-	for pl.first < len(pl.order)-1 && (pl.taken[pl.first] || pl.load[pl.first] > pl.quota*(1-full)) {
-		pl.first++
-	}
-	to := -1
-	least := -1
-	for i := pl.first; i < len(pl.order); i++ {
-		if pl.taken[i] {
+		if load += h; (i+1)%warm != 0 {
 			continue
 		}
-		if pl.load[i]+it.load <= pl.quota {
-			to = i
-			break
+		if load < float64(tier+1)*pl.quota {
+			return max(tier, 1)
 		}
-		if least < 0 || pl.load[i] < pl.load[least] {
-			least = i
-		}
+		tier++
 	}
-	if to < 0 {
-		to = least
-	}
-	near := max(1, len(pl.order)/16)
-	for _, m := range it.at {
-		if i, ok := pl.index[m]; ok && !pl.taken[i] && abs(i-to) <= near && pl.load[i]+it.load <= pl.quota*(1+slack) {
-			return i
-		}
-	}
-	return to
+	return len(pl.order)
 }
-
-func abs(x int) int { return max(x, -x) }

@@ -59,6 +59,9 @@ type Config struct {
 	// Spill is how many instances, the owner included, may share the invocations of a colour before any other is asked. Default 4. For adaptive
 	// only.
 	Spill int
+	// Warm is of how many colours an instance can keep the data at a time. If that is not enough for all colours, some instances are for the hottest
+	// only, so that these stay warm. Default 0: not known, no such instances. For adaptive only.
+	Warm int
 	// Colours is how many colours are remembered, about 100 bytes each; beyond it the coldest half is forgotten. Default 131,072.
 	Colours int
 	// Seed varies what is random.
@@ -125,6 +128,10 @@ func (c *Config) validate(policy string) error {
 		return fmt.Errorf("%w: policy %s knows no load bound", ErrConfig, policy)
 	case c.LoadBound != 0 && !(c.LoadBound > 1 && c.LoadBound <= 1000):
 		return fmt.Errorf("%w: load bound %v, must be more than 1, or 0 for none", ErrConfig, c.LoadBound)
+	case c.Warm != 0 && policy != NameAdaptive:
+		return fmt.Errorf("%w: policy %s does not ask what stays warm", ErrConfig, policy)
+	case c.Warm < 0:
+		return fmt.Errorf("%w: %d colours that stay warm, must not be negative", ErrConfig, c.Warm)
 	case c.Spill < 1 || c.Spill > 64:
 		return fmt.Errorf("%w: spill over %d instances, must be 1 to 64", ErrConfig, c.Spill)
 	case c.Colours < 1 || c.Colours > 1<<24:

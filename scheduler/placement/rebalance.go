@@ -6,54 +6,78 @@ import (
 )
 
 const (
-	// fade is what is left of heat after a Rebalance: with one a second, half of it is gone after 14 seconds.
-	fade = 0.95
+	// fade is what is left of heat after a Rebalance: with one a second, half of it is gone after 34 seconds.
+	fade = 0.98
 	// hotShare is how hot a colour must be to get a route, of the mean load of an instance. It loses it below half of that.
 	hotShare = 1.0 / 16
 )
-
-// item is what Rebalance places: a colour with a route, or a slot with all its other colours.
-type item struct {
-	colour *colour // nil for a slot
-	slot   Slot
-	load   float64
-	at     []*member // where it is
-	to     []share   // where it will be
-}
 
 // Rebalance implements Rebalancer. It takes about 10 ms with 10^5 colours, while Pick goes on.
 func (p *adaptive) Rebalance() Moves {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	list := p.members().list
-	items, total := p.harvest(len(list))
+	list, all := p.members().list, p.all()
+	items, total := p.harvest(all, len(list))
 	if len(list) == 0 || total == 0 {
 		return nil
 	}
-	slices.SortStableFunc(items, func(a, b *item) int { return compare(b.load, a.load) })
-	newPlan(byHeat(list, items), total, p.bound).lay(items)
-	return p.settle(items)
+	slices.SortStableFunc(items, func(a, b *item) int { return compare(b.heat, a.heat) })
+	pl := &plan{order: byHeat(list, items), quota: total / float64(len(list)), load: map[*member]float64{}, bound: p.bound}
+	rest := pl.giants(items)
+	p.retier(pl, all, len(items)-len(rest))
+	pl.lay(rest, min(p.tier, len(pl.order)))
+	return p.settle(all, items)
+}
+
+// retier sets how many members are for hot colours, unless it makes little difference.
+func (p *adaptive) retier(pl *plan, all []*colour, giants int) {
+	if p.warm == 0 {
+		p.tier = len(pl.order)
+		return
+	}
+	heats := make([]float64, len(all))
+	for i, e := range all {
+		heats[i] = e.heat
+	}
+	slices.SortFunc(heats, func(a, b float64) int { return compare(b, a) })
+	if tier := pl.tier(heats[giants:], p.warm); p.tier == 0 || max(tier-p.tier, p.tier-tier) > max(1, len(pl.order)/16) {
+		p.tier = tier
+	}
 }
 
 // harvest turns counts into heat and returns what there is to place, and the heat of all.
-func (p *adaptive) harvest(instances int) (items []*item, total float64) {
-	all := p.all()
+func (p *adaptive) harvest(all []*colour, instances int) (items []*item, total float64) {
+	for _, m := range p.members().list {
+		m.served *= fade
+	}
 	for _, e := range all {
-		e.heat = e.heat*fade + float64(e.hits.Swap(0))
+		hits := float64(e.hits.Swap(0))
+		e.heat = e.heat*fade + hits
 		total += e.heat
+		owners := p.owners(e)
+		for _, m := range owners {
+			if m != nil {
+				m.served += hits / float64(len(owners))
+			}
+		}
 	}
 	p.newness, p.met = p.newness*fade+float64(p.met), 0
 	hot := hotShare * total / float64(max(instances, 1))
-	var loads [Slots]float64
+	var loads, squares [Slots]float64
 	for _, e := range all {
 		if r := e.route.Load(); e.heat < hot && (r == nil || e.heat < hot/2) {
 			loads[slotOf(e.hash)] += e.heat
+			squares[slotOf(e.hash)] += e.heat * e.heat
 		} else {
-			items = append(items, &item{colour: e, load: e.heat, at: p.owners(e)})
+			items = append(items, &item{colour: e, load: e.heat, heat: e.heat, at: p.owners(e)})
 		}
 	}
 	for s := range Slot(Slots) { // each may get some of what is new
-		items = append(items, &item{slot: s, load: loads[s] + p.newness/Slots, at: []*member{p.slots[s].Load()}})
+		it := &item{slot: s, load: loads[s] + p.newness/Slots, at: []*member{p.slots[s].Load()}}
+		if loads[s] > 0 {
+			it.heat = squares[s] / loads[s]
+		}
+		items = append(items, it)
 	}
 	return items, total + p.newness
 }
@@ -78,7 +102,7 @@ func byHeat(list []*member, items []*item) []*member {
 		for _, m := range it.at {
 			part := it.load / float64(len(it.at))
 			sum[m] += part
-			squares[m] += part * it.load
+			squares[m] += part * it.heat
 		}
 	}
 	heat := func(m *member) float64 { return squares[m] / max(sum[m], math.SmallestNonzeroFloat64) }
@@ -88,7 +112,7 @@ func byHeat(list []*member, items []*item) []*member {
 }
 
 // settle makes the layout valid and says what moved.
-func (p *adaptive) settle(items []*item) Moves {
+func (p *adaptive) settle(all []*colour, items []*item) Moves {
 	moved := moving{}
 	slots := map[Slot]*member{}
 	for _, it := range items {
@@ -102,7 +126,7 @@ func (p *adaptive) settle(items []*item) Moves {
 			routes[it.colour] = &route{it.to}
 		}
 	}
-	for _, e := range p.all() {
+	for _, e := range all {
 		before := p.owners(e)
 		r := routes[e]
 		if r == nil {
