@@ -30,17 +30,6 @@ type adaptive struct {
 	spillTo int
 }
 
-// route is where a hot colour goes. It does not change.
-type route struct {
-	to []share // at least one
-}
-
-// share is a member's part of a route.
-type share struct {
-	member *member
-	until  float64 // sum of the parts so far; that of the last is 1
-}
-
 // spill is where a slot's invocations may go, the highest rank first.
 type spill struct {
 	of *view // for which it was made
@@ -57,17 +46,7 @@ func (p *adaptive) Pick(name string) (Instance, bool) {
 		return p.spread()
 	}
 	hash := hashOf(name)
-	e := p.find(hash)
-	if e == nil {
-		e = p.meet(hash, name)
-	}
-	n := e.hits.Add(1)
-	var m *member
-	if r := e.route.Load(); r != nil {
-		m = r.pick(n)
-	} else {
-		m = p.slots[slotOf(hash)].Load()
-	}
+	m := p.owner(hash, name)
 	if m == nil {
 		return 0, false
 	}
@@ -77,12 +56,29 @@ func (p *adaptive) Pick(name string) (Instance, bool) {
 	return m.id, true
 }
 
-// meet remembers a new colour.
-func (p *adaptive) meet(hash uint64, name string) *colour {
-	p.mu.Lock()
+// owner counts a pick, and returns the colour's member.
+func (p *adaptive) owner(hash uint64, name string) *member {
+	e := p.find(hash)
+	if e == nil {
+		e = p.meet(hash, name)
+	}
+	if e != nil {
+		n := e.hits.Add(1)
+		if r := e.route.Load(); r != nil {
+			return r.pick(n)
+		}
+	}
+	return p.slots[slotOf(hash)].Load()
+}
+
+// meet remembers a new colour, unless somebody is just changing the policy: then it is remembered the next time.
+func (p *adaptive) meet(hash uint64, name string) *cell {
+	if !p.mu.TryLock() {
+		return nil
+	}
 	defer p.mu.Unlock()
 	p.met++
-	return p.learn(hash, name, func(*colour) {})
+	return p.learn(hash, name, func(colour) {})
 }
 
 // pick spreads the picks of a route over its shares evenly at all times, not only on average: the multiples of the golden ratio, of which n is one,

@@ -12,6 +12,7 @@ type member struct {
 	hash uint64 // of id
 	load atomic.Int64
 	gone atomic.Bool
+	only *route // to this one
 
 	served float64 // picks of late, of adaptive; needs the policy's lock
 }
@@ -54,6 +55,7 @@ func (f *fleet) join(id Instance) *member {
 		return nil
 	}
 	m := &member{id: id, hash: mix(uint64(id) + 1)}
+	m.only = &route{[]share{{m, 1}}}
 	f.show(append(slices.Clone(v.list), m))
 	return m
 }

@@ -58,7 +58,7 @@ func (t *slotTable) heirs(gone *member, list []*member, weight []float64, loads 
 }
 
 // hand gives slots to other owners and notes what moved.
-func (t *slotTable) hand(to map[Slot]*member, all []*colour, moved moving) {
+func (t *slotTable) hand(to map[Slot]*member, all []colour, moved moving) {
 	for _, e := range all {
 		if m, ok := to[slotOf(e.hash)]; ok && e.route.Load() == nil {
 			moved.colour(e, t[slotOf(e.hash)].Load(), m)
@@ -91,11 +91,8 @@ func (p *hashSlots) Pick(name string) (Instance, bool) {
 		return p.spread()
 	}
 	hash := hashOf(name)
-	if e := p.find(hash); e != nil {
-		e.count()
-	} else {
-		p.mu.Lock()
-		p.learn(hash, name, func(*colour) {}).count()
+	if p.find(hash) == nil && p.mu.TryLock() { // else it is remembered the next time
+		p.learn(hash, name, func(colour) {})
 		p.mu.Unlock()
 	}
 	if m := p.slots[slotOf(hash)].Load(); m != nil {

@@ -27,19 +27,20 @@ func (p *leastAssigned) Pick(name string) (Instance, bool) {
 	if e == nil {
 		e = p.assign(hash, name)
 	}
-	if m := e.owner.Load(); m != nil {
-		e.count()
-		return m.id, true
+	r := e.route.Load()
+	if r == nil {
+		return 0, false
 	}
-	return 0, false
+	e.hits.Add(1)
+	return r.to[0].member.id, true
 }
 
 // assign remembers a colour and gives it an owner, if there are instances.
-func (p *leastAssigned) assign(hash uint64, name string) *colour {
+func (p *leastAssigned) assign(hash uint64, name string) *cell {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	e := p.learn(hash, name, func(e *colour) { p.give(e, nil) })
-	if e.owner.Load() == nil {
+	e := p.learn(hash, name, func(e colour) { p.give(e.cell, nil) })
+	if e.route.Load() == nil {
 		p.give(e, p.least())
 	}
 	return e
@@ -49,14 +50,25 @@ func (p *leastAssigned) least() *member {
 	return fewest(p.members().list, 0, func(m *member) int { return p.assigned[m] })
 }
 
-func (p *leastAssigned) give(e *colour, to *member) {
-	if from := e.owner.Load(); from != nil {
+// owner returns who has a colour, nil if nobody has.
+func (e *cell) owner() *member {
+	if r := e.route.Load(); r != nil {
+		return r.to[0].member
+	}
+	return nil
+}
+
+// give gives a colour to a member, or to nobody.
+func (p *leastAssigned) give(e *cell, to *member) {
+	if from := e.owner(); from != nil {
 		p.assigned[from]--
 	}
-	if to != nil {
-		p.assigned[to]++
+	if to == nil {
+		e.route.Store(nil)
+		return
 	}
-	e.owner.Store(to)
+	p.assigned[to]++
+	e.route.Store(to.only)
 }
 
 // Add implements Policy: the new instance gets its share of the colours, from whoever has most.
@@ -69,16 +81,16 @@ func (p *leastAssigned) Add(id Instance) Moves {
 	}
 	list := p.members().list
 	all := p.all()
-	slices.SortFunc(all, func(a, b *colour) int { return compare(mix(m.hash^b.hash), mix(m.hash^a.hash)) })
+	slices.SortFunc(all, func(a, b colour) int { return compare(mix(m.hash^b.hash), mix(m.hash^a.hash)) })
 	share := p.n / len(list)
 	moved := moving{}
 	for _, e := range all {
-		from := e.owner.Load()
+		from := e.owner()
 		if from == nil {
-			p.give(e, p.least())
+			p.give(e.cell, p.least())
 		} else if p.assigned[m] < share && p.assigned[from] > share {
 			moved.colour(e, from, m)
-			p.give(e, m)
+			p.give(e.cell, m)
 		}
 	}
 	return moved.moves()
@@ -94,10 +106,10 @@ func (p *leastAssigned) Remove(id Instance) Moves {
 	}
 	moved := moving{}
 	for _, e := range p.all() {
-		if e.owner.Load() == m {
+		if e.owner() == m {
 			heir := p.least()
 			moved.colour(e, m, heir)
-			p.give(e, heir)
+			p.give(e.cell, heir)
 		}
 	}
 	delete(p.assigned, m)

@@ -18,7 +18,7 @@ const (
 
 // item is what a Rebalance places: a colour with a route, or a slot with all its other colours.
 type item struct {
-	colour *colour // nil for a slot
+	colour *cell // nil for a slot
 	slot   Slot
 	load   float64
 	heat   float64   // of its colours, the mean over their load

@@ -30,14 +30,14 @@ func (p *adaptive) Rebalance() Moves {
 }
 
 // retier sets how many members are for hot colours, unless it makes little difference.
-func (p *adaptive) retier(pl *plan, all []*colour, giants int) {
+func (p *adaptive) retier(pl *plan, all []colour, giants int) {
 	if p.warm == 0 {
 		p.tier = len(pl.order)
 		return
 	}
 	heats := make([]float64, len(all))
 	for i, e := range all {
-		heats[i] = e.heat
+		heats[i] = *e.heat
 	}
 	slices.SortFunc(heats, func(a, b float64) int { return compare(b, a) })
 	if tier := pl.tier(heats[giants:], p.warm); p.tier == 0 || max(tier-p.tier, p.tier-tier) > max(1, len(pl.order)/16) {
@@ -46,14 +46,14 @@ func (p *adaptive) retier(pl *plan, all []*colour, giants int) {
 }
 
 // harvest turns counts into heat and returns what there is to place, and the heat of all.
-func (p *adaptive) harvest(all []*colour, instances int) (items []*item, total float64) {
+func (p *adaptive) harvest(all []colour, instances int) (items []*item, total float64) {
 	for _, m := range p.members().list {
 		m.served *= fade
 	}
 	for _, e := range all {
 		hits := float64(e.hits.Swap(0))
-		e.heat = e.heat*fade + hits
-		total += e.heat
+		*e.heat = *e.heat*fade + hits
+		total += *e.heat
 		owners := p.owners(e)
 		for _, m := range owners {
 			if m != nil {
@@ -65,11 +65,11 @@ func (p *adaptive) harvest(all []*colour, instances int) (items []*item, total f
 	hot := hotShare * total / float64(max(instances, 1))
 	var loads, squares [Slots]float64
 	for _, e := range all {
-		if r := e.route.Load(); e.heat < hot && (r == nil || e.heat < hot/2) {
-			loads[slotOf(e.hash)] += e.heat
-			squares[slotOf(e.hash)] += e.heat * e.heat
+		if r := e.route.Load(); *e.heat < hot && (r == nil || *e.heat < hot/2) {
+			loads[slotOf(e.hash)] += *e.heat
+			squares[slotOf(e.hash)] += *e.heat * *e.heat
 		} else {
-			items = append(items, &item{colour: e, load: e.heat, heat: e.heat, at: p.owners(e)})
+			items = append(items, &item{colour: e.cell, load: *e.heat, heat: *e.heat, at: p.owners(e)})
 		}
 	}
 	for s := range Slot(Slots) { // each may get some of what is new
@@ -83,7 +83,7 @@ func (p *adaptive) harvest(all []*colour, instances int) (items []*item, total f
 }
 
 // owners returns where a colour is.
-func (p *adaptive) owners(e *colour) []*member {
+func (p *adaptive) owners(e colour) []*member {
 	r := e.route.Load()
 	if r == nil {
 		return []*member{p.slots[slotOf(e.hash)].Load()}
@@ -112,7 +112,7 @@ func byHeat(list []*member, items []*item) []*member {
 }
 
 // settle makes the layout valid and says what moved.
-func (p *adaptive) settle(all []*colour, items []*item) Moves {
+func (p *adaptive) settle(all []colour, items []*item) Moves {
 	moved := moving{}
 	slots := map[Slot]*member{}
 	for _, it := range items {
@@ -120,7 +120,7 @@ func (p *adaptive) settle(all []*colour, items []*item) Moves {
 			slots[it.slot] = it.to[0].member
 		}
 	}
-	routes := map[*colour]*route{}
+	routes := map[*cell]*route{}
 	for _, it := range items {
 		if it.colour != nil {
 			routes[it.colour] = &route{it.to}
@@ -128,7 +128,7 @@ func (p *adaptive) settle(all []*colour, items []*item) Moves {
 	}
 	for _, e := range all {
 		before := p.owners(e)
-		r := routes[e]
+		r := routes[e.cell]
 		if r == nil {
 			moved.colour(e, before[0], slots[slotOf(e.hash)])
 		} else {

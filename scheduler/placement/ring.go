@@ -31,11 +31,8 @@ func (p *ring) Pick(name string) (Instance, bool) {
 		return p.spread()
 	}
 	hash := hashOf(name)
-	if e := p.find(hash); e != nil {
-		e.count()
-	} else {
-		p.mu.Lock()
-		p.learn(hash, name, func(*colour) {}).count()
+	if p.find(hash) == nil && p.mu.TryLock() { // else it is remembered the next time
+		p.learn(hash, name, func(colour) {})
 		p.mu.Unlock()
 	}
 	if m := p.owner(hash); m != nil {

@@ -34,9 +34,9 @@ func (p *adaptive) Remove(id Instance) Moves {
 		}
 		if e.route.Store(r.without(m)); e.route.Load() == nil && len(list) > 0 {
 			heir := fewest(list, slotOf(e.hash), func(o *member) float64 { return loads[o] })
-			loads[heir] += e.heat
+			loads[heir] += *e.heat
 			moved.colour(e, m, heir)
-			e.route.Store(&route{[]share{{heir, 1}}})
+			e.route.Store(heir.only)
 		}
 	}
 	p.slots.hand(p.slots.heirs(m, list, weight[:], loads), all, moved)
@@ -45,11 +45,11 @@ func (p *adaptive) Remove(id Instance) Moves {
 
 // measure returns the heat of slots, without their hot colours, and of members with all they have. What is not known to be hot counts a little too,
 // so that not all of it goes to one place.
-func (p *adaptive) measure(all []*colour) (slots [Slots]float64, loads map[*member]float64) {
+func (p *adaptive) measure(all []colour) (slots [Slots]float64, loads map[*member]float64) {
 	loads = map[*member]float64{}
 	total := 1.0
 	for _, e := range all {
-		heat := e.heat + float64(e.hits.Load())
+		heat := *e.heat + float64(e.hits.Load())
 		total += heat
 		if r := e.route.Load(); r == nil {
 			slots[slotOf(e.hash)] += heat
