@@ -10,7 +10,7 @@ GO       ?= go
 FUZZTIME     ?= 60s
 TESTFUZZTIME ?= 2000x
 
-.PHONY: all build test lint demo demo-image bench bench-node bench-tree bench-proxy bench-tree-sim deps nightly fuzz clean
+.PHONY: all build test lint demo demo-image bench bench-node bench-tree bench-proxy bench-fn bench-tree-sim deps nightly fuzz clean
 
 all: build
 
@@ -38,7 +38,7 @@ lint:
 demo: deps build
 	$(GO) run ./hack/demo
 
-bench: bench-node bench-tree bench-proxy
+bench: bench-node bench-tree bench-proxy bench-fn
 
 # The figures of docs/benchmarks.md. Writes hack/out/bench-node.json.
 bench-node: deps build
@@ -51,6 +51,10 @@ bench-tree: deps build
 # Its figures of the registry proxy. Writes hack/out/bench-proxy.json.
 bench-proxy: deps build
 	$(GO) run ./hack/bench-proxy
+
+# Its figures of calls of functions, on the graph in the file GRAPH, if there is one. Writes hack/out/bench-fn.json.
+bench-fn:
+	$(GO) run ./hack/bench-fn $(if $(GRAPH),-graph $(GRAPH))
 
 # The figures of simulated trees alone. Writes hack/out/bench-tree-sim.json.
 bench-tree-sim:

@@ -51,7 +51,7 @@ func TestDocHasMarkers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, bench := range []string{"bench-node", "bench-tree", "bench-proxy"} {
+	for _, bench := range []string{"bench-node", "bench-tree", "bench-proxy", "bench-fn"} {
 		if strings.Count(string(text), Begin(bench)) != 1 || strings.Count(string(text), End(bench)) != 1 {
 			t.Errorf("docs/benchmarks.md lacks the markers of %s", bench)
 		}

@@ -40,7 +40,7 @@ func (c Config) Run(p placement.Policy, colour Colour, trace []Request) (Result,
 	hits := 0
 	for n, r := range trace {
 		if balance != nil && n > 0 && n%c.Every == 0 {
-			res.Moved += moved(balance.Rebalance())
+			res.Moved += Moved(balance.Rebalance())
 		}
 		w, ok := p.Pick(colour(r))
 		if !ok {
@@ -63,7 +63,8 @@ func (c Config) Run(p placement.Policy, colour Colour, trace []Request) (Result,
 	return res, nil
 }
 
-func moved(moves placement.Moves) (n int) {
+// Moved returns how many colours moved.
+func Moved(moves placement.Moves) (n int) {
 	for _, m := range moves {
 		n += len(m.Colours)
 	}

@@ -1,0 +1,26 @@
+// Command bench-fn measures what calls of functions cost and gain: what a placement decision takes, and what it is worth to the caches of instances.
+//
+//	go run ./hack/bench-fn [-graph FILE]          or `make bench-fn GRAPH=FILE`
+//
+// FILE is the friendship graph socfb-Reed98 of networkrepository.com, a line for each pair of friends; without it the replay runs on a synthetic graph
+// of the same size. It prints a table, writes hack/out/bench-fn.json and rewrites the table in docs/benchmarks.md.
+package main
+
+import (
+	"flag"
+	"slices"
+
+	"github.com/xylem-project/xylem/hack/figures"
+)
+
+func main() {
+	b := &bench{Run: figures.NewRun("bench-fn", slices.Concat(pickRows, replayRows()))}
+	flag.StringVar(&b.graph, "graph", "", "edges of the graph socfb-Reed98; empty for a synthetic one")
+	b.Main(figures.Step{Name: "pick", Do: b.pick}, figures.Step{Name: "replay", Do: b.replay})
+}
+
+// bench is one run.
+type bench struct {
+	*figures.Run
+	graph string
+}
