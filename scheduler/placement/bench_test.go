@@ -16,8 +16,8 @@ const (
 var measured = map[string]Config{NameHashSlots: {}, NameLeastAssigned: {}, NameAdaptive: {LoadBound: 1.25, Warm: 64}}
 
 // warmed returns a policy that knows all colours and some hot ones.
-func warmed(t testing.TB, name string) (Policy, []string) {
-	p := build(t, name, measured[name], benchInstances)
+func warmed(t testing.TB, name string, instances int) (Policy, []string) {
+	p := build(t, name, measured[name], instances)
 	colours := make([]string, benchColours) // in memory one after the other, as a request's colour is in the processor's cache
 	for i := range colours {
 		colours[i] = fmt.Sprintf("colour-%d", i)
@@ -33,7 +33,7 @@ func warmed(t testing.TB, name string) (Policy, []string) {
 
 func BenchmarkPick(b *testing.B) {
 	for name := range measured {
-		p, colours := warmed(b, name)
+		p, colours := warmed(b, name, benchInstances)
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for i := uint64(0); b.Loop(); i++ {
@@ -53,7 +53,7 @@ func BenchmarkPick(b *testing.B) {
 }
 
 func BenchmarkRebalance(b *testing.B) {
-	p, _ := warmed(b, NameAdaptive)
+	p, _ := warmed(b, NameAdaptive, benchInstances)
 	for b.Loop() {
 		p.(Rebalancer).Rebalance()
 	}
@@ -62,7 +62,7 @@ func BenchmarkRebalance(b *testing.B) {
 // A decision is made for every invocation: it must not feed the garbage collector.
 func TestPickDoesNotAllocate(t *testing.T) {
 	for name := range measured {
-		p, colours := warmed(t, name)
+		p, colours := warmed(t, name, 100)
 		i := uint64(0)
 		if n := testing.AllocsPerRun(10000, func() { p.Pick(colours[i%benchColours]); i++ }); n != 0 {
 			t.Errorf("%s: %v allocations a pick", name, n)

@@ -35,7 +35,9 @@ func (t *slotTable) take(m *member, list []*member) (to map[Slot]*member) {
 		slots := owned[from]
 		seen += len(slots)
 		n := seen/len(list) - due
-		due += n
+		if due += n; n == 0 {
+			continue
+		}
 		slices.SortFunc(slots, func(a, b Slot) int { return compare(rank(m, b), rank(m, a)) })
 		for _, s := range slots[:n] {
 			to[s] = m

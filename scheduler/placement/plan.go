@@ -36,31 +36,46 @@ type plan struct {
 	bound float64
 }
 
-// lay sets where items go, which come from hot to cold. tier is how many of the members are for hot ones.
+// lay sets where items go, which come from hot to cold. tier is how many of the members are for hot ones. What is hot beyond doubt is placed
+// first, so that nothing else takes its room.
 func (pl *plan) lay(items []*item, tier int) {
 	pl.correct(tier)
 	least := pl.coldest(items, tier)
-	place := make(map[*member]int, len(pl.order))
+	in := make(map[*member]int, len(pl.order))
 	for i, m := range pl.order {
-		place[m] = i
+		in[m] = i
 	}
-	var movers []*item
+	sure := 0
+	for sure < len(items) && !items[sure].fits(false, least) {
+		sure++
+	}
+	for _, part := range [][]*item{items[:sure], items[sure:]} {
+		for _, it := range pl.keep(part, in, tier, least) {
+			hot, cold := pl.least(pl.order[:tier], it), pl.least(pl.order[tier:], it)
+			to := cold
+			if cold == nil || it.heat >= least && pl.load[hot]+it.load <= pl.room(true) {
+				to = hot
+			}
+			// No move among equals: if all are full, it may as well stay.
+			if i, ok := in[it.at[0]]; ok && (i < tier) == (to == hot) && pl.load[it.at[0]] <= pl.load[to]+slack*pl.quota {
+				to = it.at[0]
+			}
+			pl.give(it, to)
+		}
+	}
+}
+
+// keep leaves items where they are, if they fit there and have room, and returns the others.
+func (pl *plan) keep(items []*item, in map[*member]int, tier int, least float64) (movers []*item) {
 	for _, it := range items {
 		m := it.at[0]
-		if i, ok := place[m]; ok && it.fits(i < tier, least) && pl.load[m]+it.load <= pl.room(i < tier) {
+		if i, ok := in[m]; ok && it.fits(i < tier, least) && pl.load[m]+it.load <= pl.room(i < tier) {
 			pl.give(it, m)
 		} else {
 			movers = append(movers, it)
 		}
 	}
-	for _, it := range movers {
-		hot, cold := pl.least(pl.order[:tier], it), pl.least(pl.order[tier:], it)
-		if cold == nil || it.heat >= least && pl.load[hot]+it.load <= pl.room(true) {
-			pl.give(it, hot)
-		} else {
-			pl.give(it, cold)
-		}
-	}
+	return movers
 }
 
 // correct sets the quotas. What is hot by chance cools down, so hot members get less than their heat says, and the others more: as far as

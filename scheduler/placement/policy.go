@@ -7,7 +7,8 @@ import (
 )
 
 // Instance is the number by which the caller knows an instance of the function. Gateways that use the same numbers, and
-// add and remove them in the same order, agree on where colours are.
+// add and remove them in the same order, agree on where colours are. A number may be given to another instance only when nothing is under
+// way on the one that had it.
 type Instance uint32
 
 // Policy picks instances for the invocations of one function.

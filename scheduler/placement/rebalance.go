@@ -40,7 +40,7 @@ func (p *adaptive) retier(pl *plan, all []colour, giants int) {
 		heats[i] = *e.heat
 	}
 	slices.SortFunc(heats, func(a, b float64) int { return compare(b, a) })
-	if tier := pl.tier(heats[giants:], p.warm); p.tier == 0 || max(tier-p.tier, p.tier-tier) > max(1, len(pl.order)/16) {
+	if tier := pl.tier(heats[giants:], p.warm); p.tier == 0 || 16*max(tier-p.tier, p.tier-tier) > len(pl.order) {
 		p.tier = tier
 	}
 }
@@ -114,34 +114,32 @@ func byHeat(list []*member, items []*item) []*member {
 // settle makes the layout valid and says what moved.
 func (p *adaptive) settle(all []colour, items []*item) Moves {
 	moved := moving{}
-	slots := map[Slot]*member{}
-	for _, it := range items {
-		if it.colour == nil {
-			slots[it.slot] = it.to[0].member
-		}
-	}
+	var slots [Slots]*member
 	routes := map[*cell]*route{}
 	for _, it := range items {
-		if it.colour != nil {
+		switch {
+		case it.colour == nil:
+			slots[it.slot] = it.to[0].member
+		case len(it.to) == 1:
+			routes[it.colour] = it.to[0].member.only
+		default:
 			routes[it.colour] = &route{it.to}
 		}
 	}
 	for _, e := range all {
-		before := p.owners(e)
-		r := routes[e.cell]
+		before, r := p.owners(e), routes[e.cell]
+		e.route.Store(r)
 		if r == nil {
-			moved.colour(e, before[0], slots[slotOf(e.hash)])
-		} else {
-			for _, s := range r.to {
-				if !slices.Contains(before, s.member) {
-					moved.colour(e, before[0], s.member)
-				}
+			r = slots[slotOf(e.hash)].only
+		}
+		for _, s := range r.to {
+			if !slices.Contains(before, s.member) {
+				moved.colour(e, before[0], s.member)
 			}
 		}
-		e.route.Store(r)
 	}
 	for s, m := range slots {
-		moved.slot(s, p.slots[s].Load(), m)
+		moved.slot(Slot(s), p.slots[s].Load(), m)
 		p.slots[s].Store(m)
 	}
 	return moved.moves()
