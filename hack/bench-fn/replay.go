@@ -26,6 +26,7 @@ type contest struct {
 	policy string
 	cfg    placement.Config
 	load   int // requests under way, if not as usual
+	cache  int // posts that a worker keeps, if not as usual
 }
 
 func contests() []contest {
@@ -42,6 +43,18 @@ func contests() []contest {
 		}
 	}
 	return list
+}
+
+// caches are other sizes of the caches.
+var caches = []int{13, 27, 108, 216}
+
+func cacheContests(cache int) []contest {
+	figure := fmt.Sprintf("post_cache_%d", cache)
+	return []contest{
+		{figure: figure, colour: replay.ByPost, policy: placement.NameAdaptive, cfg: placement.Config{Warm: cache}, cache: cache},
+		{figure: figure + "_untold", colour: replay.ByPost, policy: placement.NameAdaptive, cache: cache},
+		{figure: figure, colour: replay.ByPost, policy: placement.NameLeastAssigned, cache: cache},
+	}
 }
 
 // name returns the name of one of its figures.
@@ -71,6 +84,11 @@ func replayRows() []figures.Row {
 			rows = append(rows, figures.Shown(c.name("hit"), "hits by "+c.figure+": "+c.policy), figures.Shown(c.name("imbalance"), "its imbalance"))
 		}
 	}
+	for _, cache := range caches {
+		for _, c := range cacheContests(cache) {
+			rows = append(rows, figures.Shown(c.name("hit"), fmt.Sprintf("hits by post with %d posts in a cache: %s%s", cache, c.policy, map[bool]string{true: ", not told"}[c.policy == placement.NameAdaptive && c.cfg.Warm == 0])))
+		}
+	}
 	return append(rows, figures.AtMost("moved_fraction_24_25", "colours that move when a 25th instance joins, adaptive, of all", "<= 0.06", 1.0/25+0.02),
 		figures.Shown("reed98_synthetic", "1 if the graph was synthetic"))
 }
@@ -87,24 +105,40 @@ func (b *bench) replay(ctx context.Context) error {
 	}
 	var moved []float64
 	for _, c := range contests() {
-		var hits, imbalances []float64
-		for seed, trace := range traces {
-			if err := ctx.Err(); err != nil {
+		fractions, err := b.compete(ctx, c, traces[:])
+		if err != nil {
+			return err
+		}
+		if c.policy == placement.NameAdaptive {
+			moved = append(moved, fractions...)
+		}
+	}
+	for _, cache := range caches {
+		for _, c := range cacheContests(cache) {
+			if _, err := b.compete(ctx, c, traces[:]); err != nil {
 				return err
 			}
-			res, fraction, err := c.do(uint64(seed), trace)
-			if err != nil {
-				return fmt.Errorf("%s: %w", c.name("hit"), err)
-			}
-			hits, imbalances = append(hits, res.Hit), append(imbalances, res.Imbalance)
-			if c.policy == placement.NameAdaptive {
-				moved = append(moved, fraction)
-			}
 		}
-		b.Add(figures.Summary(c.name("hit"), "ratio", hits), figures.Summary(c.name("imbalance"), "ratio", imbalances))
 	}
 	b.Add(figures.Summary("moved_fraction_24_25", "ratio", moved), figures.Summary("reed98_synthetic", "count", []float64{synthetic}))
 	return nil
+}
+
+// compete replays all traces, notes hits and imbalance, and returns what part of the colours moves each time when an instance joins.
+func (b *bench) compete(ctx context.Context, c contest, traces [][]replay.Request) (moved []float64, err error) {
+	var hits, imbalances []float64
+	for seed, trace := range traces {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		res, fraction, err := c.do(uint64(seed), trace)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.name("hit"), err)
+		}
+		hits, imbalances, moved = append(hits, res.Hit), append(imbalances, res.Imbalance), append(moved, fraction)
+	}
+	b.Add(figures.Summary(c.name("hit"), "ratio", hits), figures.Summary(c.name("imbalance"), "ratio", imbalances))
+	return moved, nil
 }
 
 // do replays a trace, and lets another instance join.
@@ -117,6 +151,9 @@ func (c contest) do(seed uint64, trace []replay.Request) (res replay.Result, mov
 	model := replay.Reed98
 	if c.load > 0 {
 		model.UnderWay = c.load
+	}
+	if c.cache > 0 {
+		model.Cache = c.cache
 	}
 	if res, err = model.Run(p, c.colour, trace); err != nil {
 		return res, 0, err

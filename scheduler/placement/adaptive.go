@@ -2,6 +2,7 @@ package placement
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -10,12 +11,14 @@ import (
 //
 //   - Every Pick counts for its colour. Rebalance turns the counts into heat, which fades.
 //   - Colours that are hot enough leave their slots and get an entry of their own (a route), the rest stays with its slot.
-//   - Rebalance lays slots and routes out from hot to cold over the instances, so that each has the same load and things of similar heat
-//     share one: what is picked once does not flush from a cache what is picked often.
-//   - With a load bound, a route whose heat is more than one instance may have leads to several, and an invocation that finds its
-//     instance at the bound goes to the next of a short list in rendezvous order.
+//   - Rebalance evens the load: it moves slots and routes from instances that have more than their share. A colour that is hotter than
+//     a share gets an instance of its own.
+//   - If it is known how many colours an instance keeps warm, the hottest that fit into some of the instances are there by themselves, so that
+//     what is picked once does not flush from a cache what is picked often.
+//   - With a load bound, a colour that is hotter than a share is on several instances, and an invocation that finds its instance
+//     at the bound goes to the next of a short list in rendezvous order.
 //
-// What has no heat yet is with the coldest.
+// Heat is a count, and so is never exact: nothing moves for a difference that may be chance. See docs/decisions/placement.md.
 type adaptive struct {
 	mu sync.Mutex // held by who changes instances, slots or colours
 	fleet
@@ -97,13 +100,14 @@ func (r *route) pick(n uint32) *member {
 
 // limit is the load that no instance may reach by another invocation.
 func (p *adaptive) limit() int64 {
-	return int64(math.Ceil(p.bound * float64(p.total.Load()+1) / float64(len(p.members().list))))
+	return int64(math.Ceil(p.bound * float64(p.total.Load()+1) / float64(max(1, len(p.members().list)))))
 }
 
-// other returns a member below the bound: of the slot's list the first, else any.
+// other returns a member below the bound: of the colour's candidates the first, else any.
 func (p *adaptive) other(hash uint64, full *member) *member {
 	v, limit := p.members(), p.limit()
-	for _, m := range p.list(v, slotOf(hash)) {
+	var few [maxSpill]*member
+	for _, m := range p.candidates(v, hash, few[:0]) {
 		if m.load.Load() < limit {
 			return m
 		}
@@ -118,6 +122,26 @@ func (p *adaptive) other(hash uint64, full *member) *member {
 		}
 	}
 	return least
+}
+
+// candidates appends to an empty list the owners of a colour, and then as many of its slot's list as may share it with them.
+func (p *adaptive) candidates(v *view, hash uint64, to []*member) []*member {
+	if e := p.find(hash); e != nil {
+		if r := e.route.Load(); r != nil {
+			for _, s := range r.to {
+				to = append(to, s.member)
+			}
+		}
+	}
+	if m := p.slots[slotOf(hash)].Load(); len(to) == 0 && m != nil {
+		to = append(to, m)
+	}
+	for _, m := range p.list(v, slotOf(hash)) {
+		if len(to) < p.spillTo && !slices.Contains(to, m) {
+			to = append(to, m)
+		}
+	}
+	return to
 }
 
 // list returns a slot's spill list for these members.
@@ -151,33 +175,8 @@ func highest(list []*member, s Slot, n int) []*member {
 
 // Candidates implements Lister: the owners of the colour, and then its spill list.
 func (p *adaptive) Candidates(name string, to []Instance) []Instance {
-	hash := hashOf(name)
-	var owners []*member
-	if m := p.slots[slotOf(hash)].Load(); m != nil {
-		owners = []*member{m}
-	}
-	if e := p.find(hash); e != nil {
-		if r := e.route.Load(); r != nil {
-			owners = nil
-			for _, s := range r.to {
-				owners = append(owners, s.member)
-			}
-		}
-	}
-	begin := len(to)
-	for _, m := range append(owners, p.list(p.members(), slotOf(hash))...) {
-		if len(to)-begin < max(p.spillTo, len(owners)) && !contains(to[begin:], m.id) {
-			to = append(to, m.id)
-		}
+	for _, m := range p.candidates(p.members(), hashOf(name), nil) {
+		to = append(to, m.id)
 	}
 	return to
-}
-
-func contains(list []Instance, id Instance) bool {
-	for _, i := range list {
-		if i == id {
-			return true
-		}
-	}
-	return false
 }

@@ -16,8 +16,8 @@
 //   - consistent-hash puts instances on a ring, 128 points each; a colour belongs to the first point after its hash.
 //   - hash-slots (Palette's buckets) gives each of 16,384 hash slots to an instance, the same number to each.
 //   - least-assigned remembers each colour and gives a new one to the instance that has the fewest.
-//   - adaptive measures how hot slots and colours are, and moves them on each Rebalance so that all instances have the same load and what is cold does not
-//     flush what is hot out of their caches. See Adaptive.
+//   - adaptive measures how hot slots and colours are, and moves them on each Rebalance so that all instances have the same load and, if it is known how
+//     many colours an instance keeps warm, the cold do not flush the hot out of their caches. It can bound the load of an instance.
 //
 // # What is promised
 //

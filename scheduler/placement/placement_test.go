@@ -70,9 +70,45 @@ func TestScaleOutMovesTheNewInstancesShare(t *testing.T) {
 			if fraction > 1.0/25+0.02 || fraction < 1.0/25-0.02 {
 				t.Errorf("%.3f of the colours moved, want about 1/25", fraction)
 			}
+			slots := 0
 			for _, m := range moves {
+				slots += len(m.Slots)
 				if m.To != 24 {
 					t.Errorf("%d colours moved from %d to %d, which is not new", len(m.Colours), m.From, m.To)
+				}
+			}
+			if want := Slots / 25; (name == NameHashSlots || name == NameAdaptive) && slots != want {
+				t.Errorf("%d hash slots moved, want %d", slots, want)
+			}
+		})
+	}
+}
+
+// What an instance had is spread over the others when it goes, none of which gives anything away.
+func TestScaleInMovesTheRemovedInstancesColours(t *testing.T) {
+	for _, name := range []string{NameConsistentHash, NameHashSlots, NameLeastAssigned, NameAdaptive} {
+		t.Run(name, func(t *testing.T) {
+			p := build(t, name, Config{}, 25)
+			had := 0
+			for i := range 10000 {
+				if id, _ := p.Pick(fmt.Sprint("colour-", i)); id == 7 {
+					had++
+				}
+			}
+			moved, heirs := 0, map[Instance]int{}
+			for _, m := range p.Remove(7) {
+				moved += len(m.Colours)
+				heirs[m.To] += len(m.Colours)
+				if m.From != 7 {
+					t.Errorf("%d colours moved from %d", len(m.Colours), m.From)
+				}
+			}
+			if moved != had || had == 0 {
+				t.Errorf("%d colours moved, the instance had %d", moved, had)
+			}
+			for id, n := range heirs {
+				if n > had/2 {
+					t.Errorf("%d of %d colours went to instance %d", n, had, id)
 				}
 			}
 		})

@@ -145,7 +145,10 @@ func (pl *plan) giants(items []*item) []*item {
 			n = min(len(pl.order)-1, int(math.Ceil(it.load/(pl.quota*(1+pl.bound)/2))))
 		}
 		for _, m := range slices.Concat(it.at, pl.order) { // rather where it is
-			if i := slices.Index(pl.order, m); i >= 0 && len(it.to) < n {
+			if len(it.to) == n {
+				break
+			}
+			if i := slices.Index(pl.order, m); i >= 0 {
 				pl.order = slices.Delete(pl.order, i, i+1)
 				it.to = append(it.to, share{member: m})
 			}

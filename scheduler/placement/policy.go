@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Instance is the number by which the caller knows an instance of the function. Gateways that use the same numbers, and
-// add and remove them in the same order, agree on where colours are. A number may be given to another instance only when nothing is under
+// Instance is the number by which the caller knows an instance of the function. With consistent-hash, gateways that
+// use the same numbers agree on where colours are, and with hash-slots if they add and remove them in the same order too. A number may be given to another instance only when nothing is under
 // way on the one that had it.
 type Instance uint32
 
@@ -71,6 +71,7 @@ type Config struct {
 
 const (
 	defaultSpill   = 4
+	maxSpill       = 64
 	defaultColours = 1 << 17
 )
 
@@ -133,8 +134,8 @@ func (c *Config) validate(policy string) error {
 		return fmt.Errorf("%w: policy %s does not ask what stays warm", ErrConfig, policy)
 	case c.Warm < 0:
 		return fmt.Errorf("%w: %d colours that stay warm, must not be negative", ErrConfig, c.Warm)
-	case c.Spill < 1 || c.Spill > 64:
-		return fmt.Errorf("%w: spill over %d instances, must be 1 to 64", ErrConfig, c.Spill)
+	case c.Spill < 1 || c.Spill > maxSpill:
+		return fmt.Errorf("%w: spill over %d instances, must be 1 to %d", ErrConfig, c.Spill, maxSpill)
 	case c.Colours < 1 || c.Colours > 1<<24:
 		return fmt.Errorf("%w: %d colours to remember, must be 1 to %d", ErrConfig, c.Colours, 1<<24)
 	}

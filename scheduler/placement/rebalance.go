@@ -12,7 +12,7 @@ const (
 	hotShare = 1.0 / 16
 )
 
-// Rebalance implements Rebalancer. It takes about 10 ms with 10^5 colours, while Pick goes on.
+// Rebalance implements Rebalancer. It takes some 50 ms with 1,000 instances and 10^5 colours, while Pick goes on.
 func (p *adaptive) Rebalance() Moves {
 	p.mu.Lock()
 	defer p.mu.Unlock()
