@@ -30,11 +30,12 @@ type contest struct {
 }
 
 func contests() []contest {
+	few := eachBusy * replay.Reed98.Workers
 	list := []contest{
 		{figure: "user", colour: replay.ByUser, policy: placement.NameAdaptive, cfg: placement.Config{Warm: 1}},
 		{figure: "user_bounded", colour: replay.ByUser, policy: placement.NameAdaptive, cfg: placement.Config{Warm: 1, LoadBound: 1.25}},
 		{figure: "post", colour: replay.ByPost, policy: placement.NameAdaptive, cfg: placement.Config{Warm: replay.Reed98.Cache}},
-		{figure: "user_bounded_few", colour: replay.ByUser, policy: placement.NameAdaptive, cfg: placement.Config{Warm: 1, LoadBound: 1.25}, load: eachBusy * replay.Reed98.Workers},
+		{figure: "user_bounded_few", colour: replay.ByUser, policy: placement.NameAdaptive, cfg: placement.Config{Warm: 1, LoadBound: 1.25}, load: few},
 		{figure: "post_untold", colour: replay.ByPost, policy: placement.NameAdaptive},
 	}
 	for _, name := range placement.Names() {
@@ -86,7 +87,11 @@ func replayRows() []figures.Row {
 	}
 	for _, cache := range caches {
 		for _, c := range cacheContests(cache) {
-			rows = append(rows, figures.Shown(c.name("hit"), fmt.Sprintf("hits by post with %d posts in a cache: %s%s", cache, c.policy, map[bool]string{true: ", not told"}[c.policy == placement.NameAdaptive && c.cfg.Warm == 0])))
+			what := fmt.Sprintf("hits by post with %d posts in a cache: %s", cache, c.policy)
+			if c.policy == placement.NameAdaptive && c.cfg.Warm == 0 {
+				what += ", not told"
+			}
+			rows = append(rows, figures.Shown(c.name("hit"), what))
 		}
 	}
 	return append(rows, figures.AtMost("moved_fraction_24_25", "colours that move when a 25th instance joins, adaptive, of all", "<= 0.06", 1.0/25+0.02),

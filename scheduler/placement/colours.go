@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -133,7 +134,7 @@ func (c *colours) forget(forgotten func(colour)) {
 	for _, e := range list {
 		weight[e.hash] = *e.heat + float64(e.hits.Load())
 	}
-	slices.SortStableFunc(list, func(a, b colour) int { return compare(weight[b.hash], weight[a.hash]) })
+	slices.SortStableFunc(list, func(a, b colour) int { return cmp.Compare(weight[b.hash], weight[a.hash]) })
 	keep := len(list) / 2
 	for _, e := range list[:keep] { // so that what was picked long ago counts less
 		e.hits.Store(e.hits.Load() / 2)
@@ -158,16 +159,6 @@ func (c *colours) rebuild(list []colour) {
 	}
 	c.n = len(list)
 	c.table.Store(t)
-}
-
-func compare[T uint64 | float64](a, b T) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // moving collects Moves.
@@ -204,7 +195,7 @@ func (m moving) moves() Moves {
 		list = append(list, *mv)
 	}
 	slices.SortFunc(list, func(a, b Move) int {
-		return compare(uint64(a.From)<<32|uint64(a.To), uint64(b.From)<<32|uint64(b.To))
+		return cmp.Compare(uint64(a.From)<<32|uint64(a.To), uint64(b.From)<<32|uint64(b.To))
 	})
 	return list
 }

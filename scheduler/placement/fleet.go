@@ -96,7 +96,7 @@ func (f *fleet) Done(id Instance) {
 	}
 }
 
-// spread picks without a hint: the less loaded of two, which are neighbours in turn and random else.
+// spread picks without a hint: of two instances, the next in turn and a random one, the one with less load.
 func (f *fleet) spread() (Instance, bool) {
 	list := f.members().list
 	n := uint64(len(list))

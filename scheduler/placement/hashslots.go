@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -38,7 +39,7 @@ func (t *slotTable) take(m *member, list []*member) (to map[Slot]*member) {
 		if due += n; n == 0 {
 			continue
 		}
-		slices.SortFunc(slots, func(a, b Slot) int { return compare(rank(m, b), rank(m, a)) })
+		slices.SortFunc(slots, func(a, b Slot) int { return cmp.Compare(rank(m, b), rank(m, a)) })
 		for _, s := range slots[:n] {
 			to[s] = m
 		}
@@ -49,7 +50,7 @@ func (t *slotTable) take(m *member, list []*member) (to map[Slot]*member) {
 // heirs returns who gets the slots of a member that is gone: the heaviest first, each goes to whoever has the least weight then.
 func (t *slotTable) heirs(gone *member, list []*member, weight []float64, loads map[*member]float64) (to map[Slot]*member) {
 	slots := t.of(list)[gone]
-	slices.SortStableFunc(slots, func(a, b Slot) int { return compare(weight[b], weight[a]) })
+	slices.SortStableFunc(slots, func(a, b Slot) int { return cmp.Compare(weight[b], weight[a]) })
 	to = make(map[Slot]*member, len(slots))
 	for _, s := range slots {
 		heir := fewest(list, s, func(m *member) float64 { return loads[m] })

@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 )
@@ -81,7 +82,7 @@ func (p *leastAssigned) Add(id Instance) Moves {
 	}
 	list := p.members().list
 	all := p.all()
-	slices.SortFunc(all, func(a, b colour) int { return compare(mix(m.hash^b.hash), mix(m.hash^a.hash)) })
+	slices.SortFunc(all, func(a, b colour) int { return cmp.Compare(mix(m.hash^b.hash), mix(m.hash^a.hash)) })
 	share := p.n / len(list)
 	moved := moving{}
 	for _, e := range all {

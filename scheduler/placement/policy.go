@@ -6,9 +6,11 @@ import (
 	"strings"
 )
 
-// Instance is the number by which the caller knows an instance of the function. With consistent-hash, gateways that
-// use the same numbers agree on where colours are, and with hash-slots if they add and remove them in the same order too. A number may be given to another instance only when nothing is under
-// way on the one that had it.
+// Instance is the number by which the caller knows an instance of the function. It may be given to another instance only when nothing is under way
+// on the one that had it.
+//
+// With consistent-hash, gateways that use the same numbers agree on where colours are; with hash-slots, if they add and remove them in the same
+// order, too.
 type Instance uint32
 
 // Policy picks instances for the invocations of one function.
@@ -60,10 +62,11 @@ type Config struct {
 	// Spill is how many instances, the owner included, may share the invocations of a colour before any other is asked. Default 4. For adaptive
 	// only.
 	Spill int
-	// Warm is of how many colours an instance can keep the data at a time. If that is not enough for all colours, some instances are for the hottest
-	// only, so that these stay warm. Default 0: not known, no such instances. For adaptive only.
+	// Warm is of how many colours an instance can keep the data at a time. If that is not enough for all colours, some instances are reserved for the
+	// hottest, so that these stay warm. Default 0: not known, none is reserved. For adaptive only.
 	Warm int
-	// Colours is how many colours are remembered, about 100 bytes each; beyond it the coldest half is forgotten. Default 131,072.
+	// Colours is how many colours are remembered, about 100 bytes each. Beyond it half of them is forgotten: the coldest, if the policy counts.
+	// Default 131,072.
 	Colours int
 	// Seed varies what is random.
 	Seed uint64

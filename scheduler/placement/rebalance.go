@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"cmp"
 	"math"
 	"slices"
 )
@@ -21,7 +22,7 @@ func (p *adaptive) Rebalance() Moves {
 	if len(list) == 0 || total == 0 {
 		return nil
 	}
-	slices.SortStableFunc(items, func(a, b *item) int { return compare(b.heat, a.heat) })
+	slices.SortStableFunc(items, func(a, b *item) int { return cmp.Compare(b.heat, a.heat) })
 	pl := &plan{order: byHeat(list, items), quota: total / float64(len(list)), load: map[*member]float64{}, bound: p.bound}
 	rest := pl.giants(items)
 	p.retier(pl, all, len(items)-len(rest))
@@ -39,7 +40,7 @@ func (p *adaptive) retier(pl *plan, all []colour, giants int) {
 	for i, e := range all {
 		heats[i] = *e.heat
 	}
-	slices.SortFunc(heats, func(a, b float64) int { return compare(b, a) })
+	slices.SortFunc(heats, func(a, b float64) int { return cmp.Compare(b, a) })
 	if tier := pl.tier(heats[giants:], p.warm); p.tier == 0 || 16*max(tier-p.tier, p.tier-tier) > len(pl.order) {
 		p.tier = tier
 	}
@@ -107,7 +108,7 @@ func byHeat(list []*member, items []*item) []*member {
 	}
 	heat := func(m *member) float64 { return squares[m] / max(sum[m], math.SmallestNonzeroFloat64) }
 	order := slices.Clone(list)
-	slices.SortStableFunc(order, func(a, b *member) int { return compare(heat(b), heat(a)) })
+	slices.SortStableFunc(order, func(a, b *member) int { return cmp.Compare(heat(b), heat(a)) })
 	return order
 }
 

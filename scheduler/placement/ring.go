@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"cmp"
 	"slices"
 	"sort"
 	"sync"
@@ -83,7 +84,7 @@ func (p *ring) Remove(id Instance) Moves {
 
 // change sets the points and says which colours move.
 func (p *ring) change(list []point) Moves {
-	slices.SortFunc(list, func(a, b point) int { return compare(a.hash, b.hash) })
+	slices.SortFunc(list, func(a, b point) int { return cmp.Compare(a.hash, b.hash) })
 	all := p.all()
 	before := make([]*member, len(all))
 	for i, e := range all {
