@@ -21,12 +21,17 @@ func (t *slotTable) of(list []*member) map[*member][]Slot {
 	return owned
 }
 
+// heir is who gets a slot, nil for nobody.
+type heir struct {
+	slot Slot
+	to   *member
+}
+
 // take returns what the newcomer gets of a list in which it is: the same part of every owner's slots, and of each those for which it ranks highest.
-func (t *slotTable) take(m *member, list []*member) (to map[Slot]*member) {
-	to = map[Slot]*member{}
+func (t *slotTable) take(m *member, list []*member) (to []heir) {
 	if len(list) == 1 {
 		for s := range Slot(Slots) {
-			to[s] = m
+			to = append(to, heir{s, m})
 		}
 		return to
 	}
@@ -41,36 +46,36 @@ func (t *slotTable) take(m *member, list []*member) (to map[Slot]*member) {
 		}
 		slices.SortFunc(slots, func(a, b Slot) int { return cmp.Compare(rank(m, b), rank(m, a)) })
 		for _, s := range slots[:n] {
-			to[s] = m
+			to = append(to, heir{s, m})
 		}
 	}
 	return to
 }
 
 // heirs returns who gets the slots of a member that is gone: the heaviest first, each goes to whoever has the least weight then.
-func (t *slotTable) heirs(gone *member, list []*member, weight []float64, loads map[*member]float64) (to map[Slot]*member) {
+func (t *slotTable) heirs(gone *member, list []*member, weight []float64, loads map[*member]float64) (to []heir) {
 	slots := t.of(list)[gone]
 	slices.SortStableFunc(slots, func(a, b Slot) int { return cmp.Compare(weight[b], weight[a]) })
-	to = make(map[Slot]*member, len(slots))
 	for _, s := range slots {
-		heir := fewest(list, s, func(m *member) float64 { return loads[m] })
-		loads[heir] += weight[s]
-		to[s] = heir
+		m := fewest(list, s, func(m *member) float64 { return loads[m] })
+		loads[m] += weight[s]
+		to = append(to, heir{s, m})
 	}
 	return to
 }
 
 // hand gives slots to other owners and notes what moved.
-func (t *slotTable) hand(to map[Slot]*member, all []colour, moved moving) {
-	for _, e := range all {
-		if m, ok := to[slotOf(e.hash)]; ok && e.route.Load() == nil {
-			moved.colour(e, t[slotOf(e.hash)].Load(), m)
-		}
+func (t *slotTable) hand(to []heir, all []colour, moved moving) {
+	var from [Slots]*member
+	var handed [Slots]bool
+	for _, h := range to {
+		from[h.slot], handed[h.slot] = t[h.slot].Load(), true
+		moved.slot(h.slot, from[h.slot], h.to)
+		t[h.slot].Store(h.to)
 	}
-	for s := range Slot(Slots) {
-		if m, ok := to[s]; ok {
-			moved.slot(s, t[s].Load(), m)
-			t[s].Store(m)
+	for _, e := range all {
+		if s := slotOf(e.hash); handed[s] && e.route.Load() == nil {
+			moved.colour(e, from[s], t[s].Load())
 		}
 	}
 }

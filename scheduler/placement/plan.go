@@ -110,7 +110,7 @@ func (pl *plan) least(list []*member, it *item) *member {
 
 func (pl *plan) give(it *item, m *member) {
 	pl.load[m] += it.load
-	it.to = []share{{m, 1}}
+	it.to = m.only.to
 }
 
 // coldest returns the heat of the coldest item that fills up the hot members.

@@ -73,12 +73,14 @@ func (p *adaptive) harvest(all []colour, instances int) (items []*item, total fl
 			items = append(items, &item{colour: e.cell, load: *e.heat, heat: *e.heat, at: p.owners(e)})
 		}
 	}
-	for s := range Slot(Slots) { // each may get some of what is new
-		it := &item{slot: s, load: loads[s] + p.newness/Slots, at: []*member{p.slots[s].Load()}}
+	slots, owners := make([]item, Slots), make([]*member, Slots) // at once, which is faster
+	for s := range slots {
+		owners[s] = p.slots[s].Load()
+		slots[s] = item{slot: Slot(s), load: loads[s] + p.newness/Slots, at: owners[s : s+1]} // it may get some of what is new
 		if loads[s] > 0 {
-			it.heat = squares[s] / loads[s]
+			slots[s].heat = squares[s] / loads[s]
 		}
-		items = append(items, it)
+		items = append(items, &slots[s])
 	}
 	return items, total + p.newness
 }
