@@ -39,9 +39,9 @@ func newFunctions(ctx context.Context, srv *server, s store.Store) *functions {
 	f.registry = function.New(s, invoke.Images{Fleet: f.fleet}, log)
 	f.dispatcher = invoke.NewDispatcher(ctx, invoke.Config{
 		Self: k.self, Fleet: f.fleet, Functions: f.registry, Queue: srv.cfg.Queue, Mine: k.isMine, Log: log})
-	srv.metrics.registry.MustRegister(f.dispatcher.Collectors()...)
 	f.events = invoke.NewEvents(invoke.EventsConfig{
 		Self: k.self, Store: s, Functions: f.registry, Invoke: f.dispatcher.Invoke, Adopts: k.adopts, Log: log})
+	srv.metrics.registry.MustRegister(append(f.dispatcher.Collectors(), f.events.Collectors()...)...)
 	f.keys = access.New(s, log)
 	f.open = invoke.NewGateway(f.registry, f.dispatcher, f.events, log)
 	f.guarded = f.keys.Guard(f.open, invoke.Refuse)

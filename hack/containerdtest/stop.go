@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -187,22 +188,28 @@ func children(pid int) []int {
 
 // UnmountBelow detaches every mount on dir and below it, the last mounted first.
 func UnmountBelow(dir string) error {
-	text, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return err
-	}
-	var errs []error
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	for i := len(lines) - 1; i >= 0; i-- {
-		point := unescape(strings.Fields(lines[i])[4])
-		if point != dir && !strings.HasPrefix(point, dir+"/") {
-			continue
-		}
+	points, err := MountsBelow(dir)
+	errs := []error{err}
+	for _, point := range slices.Backward(points) {
 		if err := unix.Unmount(point, unix.MNT_DETACH); err != nil {
 			errs = append(errs, fmt.Errorf("unmount %s: %w", point, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// MountsBelow lists what is mounted at a directory and below it, in the order of mounting.
+func MountsBelow(dir string) (points []string, err error) {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if point := unescape(strings.Fields(line)[4]); point == dir || strings.HasPrefix(point, dir+"/") {
+			points = append(points, point)
+		}
+	}
+	return points, nil
 }
 
 // unescape undoes mountinfo's octal escapes of space, tab, newline and backslash.

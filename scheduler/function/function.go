@@ -104,7 +104,7 @@ func (r *Registry) publish(ctx context.Context, spec api.FunctionSpec, may func(
 	}
 	image, err := r.resolver.Resolve(ctx, spec.Image)
 	if err != nil {
-		return f, fmt.Errorf("image %s: %w", spec.Image, err)
+		return f, err
 	}
 	if len(spec.Command) == 0 && len(spec.Args) == 0 && len(image.Entrypoint) == 0 {
 		return f, fmt.Errorf("%w: image %s has neither entrypoint nor command: say which program to run", ErrInvalid, spec.Image)

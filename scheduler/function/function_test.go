@@ -25,7 +25,7 @@ type images map[string]api.ImageAnswer
 func (i images) Resolve(_ context.Context, image string) (api.ImageAnswer, error) {
 	answer, ok := i[image]
 	if !ok {
-		return answer, fmt.Errorf("%w: not in the registry", function.ErrInvalid)
+		return answer, fmt.Errorf("image %s: %w: not in the registry", image, function.ErrInvalid)
 	}
 	return answer, nil
 }

@@ -235,10 +235,16 @@ func TestEvents(t *testing.T) {
 	kept := store.NewMemory()
 	w := newWorld(t, kept)
 	w.create(api.FunctionSpec{Name: "f", Contract: api.ContractLambda})
-	for range 20 { // there is no node
+	for range 10 { // there is no node
 		if status, body, _ := w.do(http.MethodPost, awsPath("f"), `"event"`, map[string]string{"X-Amz-Invocation-Type": "Event"}); status != http.StatusAccepted {
 			t.Fatal(status, body)
 		}
+		if status, body, _ := w.do(http.MethodPost, "/v1/functions/f/invocations?async=true", `"event"`, nil); status != http.StatusAccepted {
+			t.Fatal(status, body)
+		}
+	}
+	if status, body, _ := w.do(http.MethodPost, "/v1/functions/f/invocations?async=true", strings.Repeat("x", 300<<10), nil); status != http.StatusRequestEntityTooLarge {
+		t.Error(status, body)
 	}
 	w.stop()
 	again := newWorld(t, kept)

@@ -49,6 +49,16 @@ func (d *Dispatcher) Collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.invocations, m.starts, m.waits, m.startTimes, m.spilled, instances, waiting, nodes}
 }
 
+// Collectors returns what Prometheus reads.
+func (e *Events) Collectors() []prometheus.Collector {
+	return []prometheus.Collector{prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "xylem_scheduler_events", Help: "Asynchronous invocations that wait or run."}, func() float64 {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return float64(e.count)
+	})}
+}
+
 func (d *Dispatcher) count(of func(*pool) int) (sum float64) {
 	for _, p := range d.all() {
 		p.mu.Lock()

@@ -39,7 +39,13 @@ func (g *Gateway) invokeNative(w http.ResponseWriter, r *http.Request) {
 		Refuse(w, fmt.Errorf("%w: async=%.20q, want true or false", errRequest, async))
 		return
 	}
-	if inv.Payload, err = payload(r, MaxEventPayload); err == nil {
+	if inv.Payload == nil {
+		inv.Payload, err = payload(r, MaxEventPayload)
+	}
+	if err == nil && len(inv.Payload) > MaxEventPayload {
+		err = fmt.Errorf("%w: %d bytes, at most %d", errLarge, len(inv.Payload), MaxEventPayload)
+	}
+	if err == nil {
 		err = g.events.Accept(r.Context(), inv)
 	}
 	if err != nil {

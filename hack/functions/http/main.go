@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -15,7 +16,7 @@ import (
 
 func main() {
 	if os.Getenv("INIT") == "never" {
-		select {}
+		time.Sleep(time.Hour)
 	}
 	handleSIGTERM(os.Getenv("SIGTERM"))
 	http.HandleFunc("/echo", echo)
@@ -33,13 +34,20 @@ func main() {
 	})
 	http.HandleFunc("/garbage", func(w http.ResponseWriter, _ *http.Request) { hijacked(w, "what?\r\n\r\n") })
 	http.HandleFunc("/partial", func(w http.ResponseWriter, _ *http.Request) {
-		hijacked(w, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+		hijacked(w, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
 	})
 	http.HandleFunc("/exit", func(http.ResponseWriter, *http.Request) {
 		fmt.Fprintln(os.Stderr, "leaving")
 		os.Exit(7)
 	})
-	log.Fatal(http.ListenAndServe(":"+os.Getenv("PORT"), nil))
+	ln, err := net.Listen("tcp", ":"+os.Getenv("PORT"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	http.HandleFunc("/deaf", func(http.ResponseWriter, *http.Request) { ln.Close() })
+	err = http.Serve(ln, nil)
+	fmt.Println("deaf", err)
+	time.Sleep(time.Hour)
 }
 
 func handleSIGTERM(how string) {

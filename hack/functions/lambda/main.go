@@ -100,6 +100,8 @@ func handle(ctx context.Context, r request) (response, error) {
 		}
 		conn.Close()
 		return response{Text: "connected"}, nil
+	case "user":
+		return response{Text: fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid())}, nil
 	case "write":
 		return response{Text: fmt.Sprint(os.WriteFile(r.Text, []byte("x"), 0o600))}, nil
 	}
