@@ -93,12 +93,18 @@ func (c *httpContract) invoke(w http.ResponseWriter, r *http.Request, inv invoca
 		return c.failure(ctx, inv, err)
 	}
 	defer answer.Body.Close()
+	if answer.StatusCode < http.StatusInternalServerError {
+		inv.in.succeeded()
+	}
 	h := w.Header()
 	copyHeader(h, answer.Header)
 	for name := range answer.Trailer {
 		h.Add("Trailer", name)
 	}
 	w.WriteHeader(answer.StatusCode)
+	if answer.ContentLength < 0 { // a stream, whose first piece may take long
+		_ = http.NewResponseController(w).Flush() // the copy notices if the caller has gone
+	}
 	if f := c.copy(ctx, w, answer.Body, inv); f != nil {
 		h.Set(http.TrailerPrefix+api.HeaderFailure, f.kind)
 	}

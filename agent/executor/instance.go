@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/xylem-project/xylem/scheduler/api"
@@ -70,6 +71,8 @@ type instance struct {
 	stop    context.CancelCauseFunc // ends the instance
 	ended   context.Context         // ends with the process
 	end     context.CancelFunc
+
+	proven atomic.Bool // succeeded was called
 
 	mu       sync.Mutex
 	state    api.InstanceState
@@ -154,6 +157,13 @@ func (in *instance) check() {
 	select {
 	case in.checks <- struct{}{}:
 	default: // one is due anyway
+	}
+}
+
+// succeeded notes that the program has answered an invocation well.
+func (in *instance) succeeded() {
+	if !in.proven.Swap(true) {
+		in.ex.crashes.succeeded(in.fn.ID())
 	}
 }
 

@@ -169,6 +169,8 @@ func (l *lambda) deliver(w http.ResponseWriter, ctx context.Context, call *lambd
 	}
 	if a.functionError != "" {
 		h.Set(api.HeaderFunctionError, a.functionError)
+	} else {
+		call.inv.in.succeeded()
 	}
 	if a.stream != nil {
 		h.Set(lambdaResponseMode, lambdaStreaming)
@@ -191,23 +193,37 @@ func (l *lambda) deliver(w http.ResponseWriter, ctx context.Context, call *lambd
 func (l *lambda) deliverStream(w http.ResponseWriter, call *lambdaCall, post *http.Request, deadline <-chan time.Time) {
 	done := make(chan error, 1)
 	go func() { done <- copyFlushing(w, post.Body) }()
-	var err error
+	h := w.Header()
 	select {
-	case err = <-done:
+	case err := <-done:
+		if post.Trailer.Get(lambdaErrorType) != "" {
+			h.Set(http.TrailerPrefix+api.HeaderFunctionError, unhandled)
+		} else if err != nil {
+			h.Set(http.TrailerPrefix+api.HeaderFailure, api.FailureExited)
+		}
 	case <-deadline:
 		call.inv.in.kill("its invocation ran into the deadline")
-		<-done // the program's end breaks its connection
-		w.Header().Set(http.TrailerPrefix+api.HeaderFailure, api.FailureTimeout)
-	}
-	h := w.Header()
-	if kind := post.Trailer.Get(lambdaErrorType); kind != "" {
-		h.Set(http.TrailerPrefix+api.HeaderFunctionError, unhandled)
-	} else if err != nil {
-		h.Set(http.TrailerPrefix+api.HeaderFailure, api.FailureExited)
+		l.breakStream(w, done)
+		h.Set(http.TrailerPrefix+api.HeaderFailure, api.FailureTimeout)
 	}
 	if call.inv.tail {
 		call.inv.in.output.settle(post.Context())
 		h.Set(http.TrailerPrefix+api.HeaderLogTail, call.inv.tailText())
+	}
+}
+
+// breakTime is how long the copy of a stream may take to notice that its program was killed.
+const breakTime = 5 * time.Second
+
+// breakStream waits for the copy of a stream whose program is being killed. A caller that does not read is cut off.
+func (l *lambda) breakStream(w http.ResponseWriter, done <-chan error) {
+	t := time.NewTimer(breakTime)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now()) // every server of ours can
+		<-done
 	}
 }
 
@@ -237,7 +253,7 @@ func copyFlushing(w http.ResponseWriter, r io.Reader) error {
 
 var streamBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
-// decodeTail is the body of an error that came as a trailer.
+// decodeTrailer is the body of an error that came as a trailer.
 func decodeTrailer(t http.Header) []byte {
 	body, err := base64.StdEncoding.DecodeString(t.Get(lambdaErrorBody))
 	if err != nil || len(body) > MaxPayload {

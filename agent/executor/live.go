@@ -98,7 +98,7 @@ func (in *instance) start(lasting context.Context, back *undo) error {
 	defer context.AfterFunc(in.ended, cancel)()
 	if err := in.contract.ready(ctx); err != nil {
 		in.output.settle(lasting)
-		if in.ended.Err() != nil {
+		if f := (*failure)(nil); !errors.As(err, &f) && in.ended.Err() != nil { // what the program said itself says more
 			err = fmt.Errorf("before it was ready, %w", in.exitFailure().err)
 		}
 		return in.startFailure(err, api.FailureInit)

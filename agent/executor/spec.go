@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/oci"
+	kernelseccomp "github.com/containerd/containerd/v2/pkg/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -60,7 +61,10 @@ func (e *Executor) spec(ctx context.Context, in *instance, im *image, ns *netns)
 	}
 	s.Linux.CgroupsPath = string(in.cgroup)
 	limit(s.Linux.Resources, in.fn, e.cfg.PIDs)
-	return s, oci.ApplyOpts(ctx, nil, nil, s, oci.WithDefaultUnixDevices, seccomp.WithDefaultProfile())
+	if kernelseccomp.IsEnabled() {
+		s.Linux.Seccomp = seccomp.DefaultProfile(s) // depends on the capabilities
+	}
+	return s, oci.WithDefaultUnixDevices(ctx, nil, nil, s)
 }
 
 func limit(r *specs.LinuxResources, fn api.Function, pids int64) {

@@ -61,7 +61,7 @@ func start(t *testing.T, change func(*executor.Config)) *world {
 	t.Cleanup(reg.Close)
 	w.registry = strings.TrimPrefix(reg.URL, "http://")
 	var err error
-	w.daemon, err = containerdtest.Start(t.Context(), containerdtest.Options{Dir: filepath.Join(w.dir, "c"), Registries: []string{w.registry}})
+	w.daemon, err = containerdtest.Start(t.Context(), w.options())
 	must(t, err)
 	t.Cleanup(func() { must(t, w.daemon.Stop()) })
 	w.config = executor.Config{
@@ -75,6 +75,19 @@ func start(t *testing.T, change func(*executor.Config)) *world {
 	w.run()
 	t.Cleanup(func() { w.stop() })
 	return w
+}
+
+func (w *world) options() containerdtest.Options {
+	return containerdtest.Options{Dir: filepath.Join(w.dir, "c"), Registries: []string{w.registry}}
+}
+
+// restartContainerd kills the daemon and starts it again.
+func (w *world) restartContainerd() {
+	w.t.Helper()
+	must(w.t, w.daemon.Kill())
+	daemon, err := containerdtest.Start(w.t.Context(), w.options())
+	must(w.t, err)
+	w.daemon = daemon
 }
 
 // shortDir is for sockets, whose paths must be short.

@@ -1,0 +1,229 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/opencontainers/go-digest"
+	"go.uber.org/goleak"
+
+	"github.com/xylem-project/xylem/scheduler/api"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// must is for steps that are not what a test is about.
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+type noImages struct{}
+
+func (noImages) Held() []digest.Digest { return nil }
+func (noImages) Resolve(context.Context, string) (api.ImageAnswer, error) {
+	return api.ImageAnswer{}, errors.New("no such image")
+}
+
+func testConfig(t *testing.T) Config {
+	return Config{
+		State: t.TempDir(), Resolver: docker.NewResolver(docker.ResolverOptions{}), Images: noImages{}, Memory: 1 << 30, CPU: 4000,
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	}
+}
+
+func testFunction(t *testing.T) api.Function {
+	spec, err := api.FunctionSpec{Name: "f", Image: "registry.example/f:1", Contract: api.ContractLambda}.Complete()
+	must(t, err)
+	return api.Function{FunctionSpec: spec, Version: 1, Digest: digest.FromString("f")}
+}
+
+// program is the other side of the Runtime API, for programs that do what no library does. Its instance has no process.
+type program struct {
+	t   *testing.T
+	api *lambda
+	in  *instance
+	url string
+	got chan *httptest.ResponseRecorder // answers of invocations
+	err chan *failure
+}
+
+func newProgram(t *testing.T) *program {
+	t.Helper()
+	e, err := New(testConfig(t))
+	must(t, err)
+	in := e.newInstance("a", testFunction(t))
+	in.output = &output{}
+	p := &program{t: t, api: newLambda(in.ended, in.fn), in: in, got: make(chan *httptest.ResponseRecorder, 1), err: make(chan *failure, 1)}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	p.url = "http://" + ln.Addr().String() + "/2018-06-01/runtime/"
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = p.api.server.Serve(ln)
+	}()
+	t.Cleanup(func() {
+		in.end()
+		must(t, p.api.close())
+		<-served
+		http.DefaultClient.CloseIdleConnections()
+	})
+	return p
+}
+
+// invoke begins an invocation.
+func (p *program) invoke(id, payload string, timeout time.Duration) {
+	go func() {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(payload))
+		f := p.api.invoke(w, r, invocation{in: p.in, id: id, began: time.Now(), deadline: time.Now().Add(timeout)})
+		p.err <- f
+		p.got <- w
+	}()
+}
+
+// call calls the Runtime API. Headers come in pairs.
+func (p *program) call(method, path string, body io.Reader, headers ...string) (int, string, http.Header) {
+	p.t.Helper()
+	req, err := http.NewRequestWithContext(p.t.Context(), method, p.url+path, body)
+	must(p.t, err)
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	must(p.t, err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	must(p.t, err)
+	return resp.StatusCode, string(text), resp.Header
+}
+
+func TestRuntimeProtocol(t *testing.T) {
+	p := newProgram(t)
+	p.invoke("one", "payload", time.Minute)
+	status, body, h := p.call("GET", "invocation/next", nil)
+	if status != 200 || body != "payload" || h.Get(lambdaRequestID) != "one" {
+		t.Fatalf("next: %d %q %v", status, body, h)
+	}
+	for _, c := range []struct {
+		method, path string
+		status       int
+		kind         string
+	}{
+		{"GET", "invocation/next", 403, "InvalidStateTransition"},
+		{"POST", "invocation/two/response", 400, "InvalidRequestID"},
+		{"POST", "invocation/two/error", 400, "InvalidRequestID"},
+		{"POST", "invocation/one/response", 202, "OK"},
+		{"POST", "invocation/one/response", 403, "InvalidStateTransition"},
+		{"POST", "invocation/one/error", 403, "InvalidStateTransition"},
+		{"POST", "init/error", 403, "InvalidStateTransition"},
+		{"GET", "nothing", 404, "not found"},
+		{"GET", "invocation/one/response", 405, "Not Allowed"},
+	} {
+		if status, body, _ := p.call(c.method, c.path, strings.NewReader("answer")); status != c.status || !strings.Contains(body, c.kind) {
+			t.Errorf("%s %s: %d %s, want %d %s", c.method, c.path, status, body, c.status, c.kind)
+		}
+	}
+	if f, w := <-p.err, <-p.got; f != nil || w.Body.String() != "answer" {
+		t.Errorf("the caller got %v, %q", f, w.Body)
+	}
+}
+
+func TestLateAnswer(t *testing.T) {
+	p := newProgram(t)
+	p.invoke("one", "", 50*time.Millisecond)
+	p.call("GET", "invocation/next", nil)
+	if f := <-p.err; f == nil || f.kind != api.FailureTimeout {
+		t.Errorf("the caller got %v", f)
+	}
+	<-p.got
+	if p.in.stopped.Err() == nil {
+		t.Error("the instance lives on")
+	}
+	if status, _, _ := p.call("POST", "invocation/one/response", strings.NewReader("late")); status != 202 {
+		t.Errorf("late answer: %d", status)
+	}
+}
+
+func TestTruncatedAnswer(t *testing.T) {
+	p := newProgram(t)
+	p.invoke("one", "", time.Minute)
+	p.call("GET", "invocation/next", nil)
+	conn, err := net.Dial("tcp", strings.Split(p.url, "/")[2])
+	must(t, err)
+	_, err = io.WriteString(conn, "POST /2018-06-01/runtime/invocation/one/response HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+	must(t, err)
+	must(t, conn.Close())
+	if f := <-p.err; f == nil || f.kind != api.FailureExited {
+		t.Errorf("the caller got %v", f)
+	}
+	<-p.got
+}
+
+func TestErrorTrailer(t *testing.T) {
+	p := newProgram(t)
+	p.invoke("one", "", time.Minute)
+	p.call("GET", "invocation/next", nil)
+	req, err := http.NewRequestWithContext(t.Context(), "POST", p.url+"invocation/one/response", io.MultiReader(strings.NewReader("half")))
+	must(t, err)
+	req.Trailer = http.Header{lambdaErrorType: {"Function.Broke"}, lambdaErrorBody: {"eyJlcnJvclR5cGUiOiJ4In0="}}
+	resp, err := http.DefaultClient.Do(req)
+	must(t, err)
+	resp.Body.Close()
+	if f, w := <-p.err, <-p.got; f != nil || w.Header().Get(api.HeaderFunctionError) != "Unhandled" || w.Body.String() != `{"errorType":"x"}` {
+		t.Errorf("the caller got %v, %v %s", f, w.Header(), w.Body)
+	}
+}
+
+// TestStreamedAnswer: pieces pass as they come.
+func TestStreamedAnswer(t *testing.T) {
+	p := newProgram(t)
+	p.invoke("one", "", time.Minute)
+	p.call("GET", "invocation/next", nil)
+	status, _, _ := p.call("POST", "invocation/one/response", io.MultiReader(strings.NewReader("one "), strings.NewReader("two")),
+		lambdaResponseMode, lambdaStreaming, "Content-Type", "text/x-mine")
+	f, w := <-p.err, <-p.got
+	if status != 202 || f != nil || w.Body.String() != "one two" || !w.Flushed || w.Header().Get("Content-Type") != "text/x-mine" ||
+		w.Header().Get(lambdaResponseMode) != lambdaStreaming {
+		t.Errorf("%d %v %v %q", status, f, w.Header(), w.Body)
+	}
+}
+
+// TestStreamRunsIntoDeadline: the program is killed, and the answer ends with the reason.
+func TestStreamRunsIntoDeadline(t *testing.T) {
+	p := newProgram(t)
+	context.AfterFunc(p.in.stopped, func() { p.api.server.Close() }) // as its process's end does
+	p.invoke("one", "", 100*time.Millisecond)
+	p.call("GET", "invocation/next", nil)
+	pr, pw := io.Pipe()
+	req, err := http.NewRequestWithContext(t.Context(), "POST", p.url+"invocation/one/response", pr)
+	must(t, err)
+	req.Header.Set(lambdaResponseMode, lambdaStreaming)
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			resp.Body.Close()
+		}
+	}()
+	_, err = pw.Write([]byte("half"))
+	must(t, err)
+	f, w := <-p.err, <-p.got
+	if f != nil || w.Body.String() != "half" || w.Header().Get(http.TrailerPrefix+api.HeaderFailure) != api.FailureTimeout {
+		t.Errorf("%v %v %q", f, w.Header(), w.Body)
+	}
+	must(t, pw.Close())
+	<-sent
+}
