@@ -72,12 +72,13 @@ func newProgram(t *testing.T) *program {
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		_ = p.api.server.Serve(ln)
+		p.api.server.serve(ln)
 	}()
 	t.Cleanup(func() {
 		in.end()
-		must(t, p.api.close())
+		must(t, ln.Close())
 		<-served
+		must(t, p.api.close())
 		http.DefaultClient.CloseIdleConnections()
 	})
 	return p
@@ -129,8 +130,8 @@ func TestRuntimeProtocol(t *testing.T) {
 		{"POST", "invocation/one/response", 403, "InvalidStateTransition"},
 		{"POST", "invocation/one/error", 403, "InvalidStateTransition"},
 		{"POST", "init/error", 403, "InvalidStateTransition"},
-		{"GET", "nothing", 404, "not found"},
-		{"GET", "invocation/one/response", 405, "Not Allowed"},
+		{"GET", "nothing", 404, "NotFound"},
+		{"GET", "invocation/one/response", 405, "MethodNotAllowed"},
 	} {
 		if status, body, _ := p.call(c.method, c.path, strings.NewReader("answer")); status != c.status || !strings.Contains(body, c.kind) {
 			t.Errorf("%s %s: %d %s, want %d %s", c.method, c.path, status, body, c.status, c.kind)
@@ -204,7 +205,7 @@ func TestStreamedAnswer(t *testing.T) {
 // TestStreamRunsIntoDeadline: the program is killed, and the answer ends with the reason.
 func TestStreamRunsIntoDeadline(t *testing.T) {
 	p := newProgram(t)
-	context.AfterFunc(p.in.stopped, func() { p.api.server.Close() }) // as its process's end does
+	context.AfterFunc(p.in.stopped, func() { p.api.server.close() }) // as its process's end does
 	p.invoke("one", "", 100*time.Millisecond)
 	p.call("GET", "invocation/next", nil)
 	pr, pw := io.Pipe()

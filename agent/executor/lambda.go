@@ -41,7 +41,8 @@ const (
 // posts the answer, which the caller of invoke waits for.
 type lambda struct {
 	fn     api.Function
-	server *http.Server
+	arn    string
+	server *runtimeServer
 	next   chan *lambdaCall // to the program, when it asks
 	ended  context.Context  // with the instance
 
@@ -65,6 +66,7 @@ type lambdaCall struct {
 
 // lambdaAnswer is what the program posted.
 type lambdaAnswer struct {
+	again         bool // none: the connection was closed before the program took the invocation
 	err           *failure
 	functionError string
 	contentType   string
@@ -73,15 +75,8 @@ type lambdaAnswer struct {
 }
 
 func newLambda(ended context.Context, fn api.Function) *lambda {
-	l := &lambda{fn: fn, next: make(chan *lambdaCall), ended: ended, asked: make(chan struct{}), failed: make(chan *failure, 1)}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /2018-06-01/runtime/invocation/next", l.serveNext)
-	mux.HandleFunc("POST /2018-06-01/runtime/invocation/{id}/response", l.serveResponse)
-	mux.HandleFunc("POST /2018-06-01/runtime/invocation/{id}/error", l.serveError)
-	mux.HandleFunc("POST /2018-06-01/runtime/init/error", l.serveInitError)
-	mux.HandleFunc("POST /2020-01-01/extension/register", l.serveRegister)
-	mux.HandleFunc("GET /2020-01-01/extension/event/next", l.serveEvents)
-	l.server = &http.Server{Handler: mux, MaxHeaderBytes: 64 << 10, ReadHeaderTimeout: time.Minute}
+	l := &lambda{fn: fn, arn: fn.ARN(), next: make(chan *lambdaCall), ended: ended, asked: make(chan struct{}), failed: make(chan *failure, 1)}
+	l.server = &runtimeServer{handle: l.serve, open: map[*runtimeConn]bool{}}
 	return l
 }
 
@@ -108,7 +103,10 @@ func (l *lambda) grace(time.Duration) time.Duration {
 	return 0
 }
 
-func (l *lambda) close() error { return l.server.Close() }
+func (l *lambda) close() error {
+	l.server.close()
+	return nil
+}
 
 func (l *lambda) invoke(w http.ResponseWriter, r *http.Request, inv invocation) *failure {
 	payload, err := readBuffer(r.Body, r.ContentLength, MaxPayload)
@@ -119,29 +117,49 @@ func (l *lambda) invoke(w http.ResponseWriter, r *http.Request, inv invocation) 
 	defer close(call.over)
 	deadline := time.NewTimer(time.Until(inv.deadline))
 	defer deadline.Stop()
+	for {
+		if f := l.offer(call, deadline.C); f != nil {
+			payload.free()
+			return f
+		}
+		a, f := l.answer(call, deadline.C)
+		switch {
+		case f != nil:
+			return f
+		case !a.again:
+			return l.deliver(r.Context(), w, call, a, deadline.C)
+		}
+	}
+}
+
+// offer waits until a connection of the program takes the invocation.
+func (l *lambda) offer(call *lambdaCall, deadline <-chan time.Time) *failure {
 	select {
 	case l.next <- call:
-	case <-deadline.C:
-		payload.free()
-		inv.in.kill("it did not ask for the next invocation before the deadline")
-		return timedOut(inv)
+		return nil
+	case <-deadline:
+		call.inv.in.kill("it did not ask for the next invocation before the deadline")
+		return timedOut(call.inv)
 	case <-l.ended.Done():
-		payload.free()
 		return fail(api.FailureNoInstance, "the instance ended before it took the invocation")
+	}
+}
+
+// answer waits for the program's answer, which counts even if the program ended right after it.
+func (l *lambda) answer(call *lambdaCall, deadline <-chan time.Time) (lambdaAnswer, *failure) {
+	select {
+	case a := <-call.answer:
+		return a, nil
+	case <-deadline:
+		call.inv.in.kill("its invocation ran into the deadline")
+		return lambdaAnswer{}, timedOut(call.inv)
+	case <-l.ended.Done():
 	}
 	select {
 	case a := <-call.answer:
-		return l.deliver(w, r.Context(), call, a, deadline.C)
-	case <-deadline.C:
-		inv.in.kill("its invocation ran into the deadline")
-		return timedOut(inv)
-	case <-l.ended.Done():
-	}
-	select { // an answer counts even if the program ended right after it
-	case a := <-call.answer:
-		return l.deliver(w, r.Context(), call, a, deadline.C)
+		return a, nil
 	default:
-		return inv.in.exitFailure()
+		return lambdaAnswer{}, call.inv.in.exitFailure()
 	}
 }
 
@@ -159,7 +177,7 @@ func timedOut(inv invocation) *failure {
 }
 
 // deliver writes an answer to the caller. After its first byte it can break off only, which a trailer says.
-func (l *lambda) deliver(w http.ResponseWriter, ctx context.Context, call *lambdaCall, a lambdaAnswer, deadline <-chan time.Time) *failure {
+func (l *lambda) deliver(ctx context.Context, w http.ResponseWriter, call *lambdaCall, a lambdaAnswer, deadline <-chan time.Time) *failure {
 	if a.err != nil {
 		return a.err
 	}
@@ -207,7 +225,7 @@ func (l *lambda) deliverStream(w http.ResponseWriter, call *lambdaCall, post *ht
 		h.Set(http.TrailerPrefix+api.HeaderFailure, api.FailureTimeout)
 	}
 	if call.inv.tail {
-		call.inv.in.output.settle(post.Context())
+		call.inv.in.output.settle(context.Background())
 		h.Set(http.TrailerPrefix+api.HeaderLogTail, call.inv.tailText())
 	}
 }

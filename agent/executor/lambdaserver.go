@@ -8,56 +8,105 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/xylem-project/xylem/scheduler/api"
 )
 
+// Paths of the Runtime API and of the part of the Extensions API that programs use for themselves.
+const (
+	invocationPath = "/2018-06-01/runtime/invocation/" // next, {id}/response, {id}/error
+	initErrorPath  = "/2018-06-01/runtime/init/error"
+	registerPath   = "/2020-01-01/extension/register"
+	eventPath      = "/2020-01-01/extension/event/next"
+)
+
+// serve answers a request of the program.
+func (l *lambda) serve(c *runtimeConn, r *http.Request) error {
+	method := http.MethodPost
+	var serve func(*runtimeConn, *http.Request) error
+	path, invocation := strings.CutPrefix(r.URL.Path, invocationPath)
+	id, verb, _ := strings.Cut(path, "/")
+	switch {
+	case invocation && path == "next":
+		method, serve = http.MethodGet, l.serveNext
+	case invocation && verb == "response":
+		serve = func(c *runtimeConn, r *http.Request) error { return l.serveResponse(c, r, id) }
+	case invocation && verb == "error":
+		serve = func(c *runtimeConn, r *http.Request) error { return l.serveError(c, r, id) }
+	case r.URL.Path == initErrorPath:
+		serve = l.serveInitError
+	case r.URL.Path == registerPath:
+		serve = l.serveRegister
+	case r.URL.Path == eventPath:
+		method, serve = http.MethodGet, l.serveEvents
+	default:
+		return c.refuse(http.StatusNotFound, "NotFound", "there is no "+r.URL.Path)
+	}
+	if r.Method != method {
+		return c.refuse(http.StatusMethodNotAllowed, "MethodNotAllowed", "want "+method)
+	}
+	return serve(c, r)
+}
+
 // serveNext gives the program its next invocation, as soon as there is one.
-func (l *lambda) serveNext(w http.ResponseWriter, r *http.Request) {
+func (l *lambda) serveNext(c *runtimeConn, _ *http.Request) error {
 	l.mu.Lock()
 	open := l.current != nil
 	l.mu.Unlock()
 	if open {
-		refuse(w, http.StatusForbidden, "InvalidStateTransition", "the invocation before is not answered")
-		return
+		return c.refuse(http.StatusForbidden, "InvalidStateTransition", "the invocation before is not answered")
 	}
 	l.once.Do(func() { close(l.asked) })
-	var call *lambdaCall
-	select {
-	case call = <-l.next:
-	case <-r.Context().Done():
-		return
-	case <-l.ended.Done():
-		return
+	call := l.await(c)
+	if call == nil {
+		return errLast
+	}
+	if !c.alive() {
+		call.answer <- lambdaAnswer{again: true}
+		return errLast
 	}
 	defer call.payload.free()
 	l.mu.Lock()
 	l.current = call
 	l.mu.Unlock()
-	l.describe(w.Header(), call)
-	if _, err := w.Write(call.payload.bytes); err == nil {
-		err = http.NewResponseController(w).Flush()
-		if err == nil {
-			return
-		}
+	l.describe(c, &call.inv)
+	err := c.send(call.payload.bytes)
+	if err != nil && l.claim(call.inv.id) != nil {
+		call.answer <- lambdaAnswer{err: fail(api.FailureExited, "the program broke off while it took the invocation: %w", err)}
 	}
-	if l.claim(call.inv.id) != nil {
-		call.answer <- lambdaAnswer{err: fail(api.FailureExited, "the program broke off while it took the invocation")}
+	return err
+}
+
+// await returns the next invocation, or nil if the program has gone.
+func (l *lambda) await(c *runtimeConn) *lambdaCall {
+	look := time.NewTicker(aliveEvery)
+	defer look.Stop()
+	for {
+		select {
+		case call := <-l.next:
+			return call
+		case <-l.ended.Done():
+			return nil
+		case <-look.C:
+			if !c.alive() {
+				return nil
+			}
+		}
 	}
 }
 
-func (l *lambda) describe(h http.Header, call *lambdaCall) {
-	inv := &call.inv
-	h["Content-Type"] = []string{"application/json"}
-	h["Content-Length"] = []string{strconv.Itoa(len(call.payload.bytes))}
-	h[lambdaRequestID] = []string{inv.id}
-	h[lambdaDeadline] = []string{strconv.FormatInt(inv.deadline.UnixMilli(), 10)}
-	h[lambdaARN] = []string{l.fn.ARN()}
+func (l *lambda) describe(c *runtimeConn, inv *invocation) {
+	c.head(http.StatusOK)
+	c.field(lambdaRequestID, inv.id)
+	c.field(lambdaDeadline, strconv.FormatInt(inv.deadline.UnixMilli(), 10))
+	c.field(lambdaARN, l.arn)
 	if inv.trace != "" {
-		h[lambdaTrace] = []string{inv.trace}
+		c.field(lambdaTrace, inv.trace)
 	}
 	if len(inv.clientContext) > 0 {
-		h[lambdaClientContext] = []string{string(inv.clientContext)}
+		c.field(lambdaClientContext, string(inv.clientContext))
 	}
 }
 
@@ -73,125 +122,126 @@ func (l *lambda) claim(id string) *lambdaCall {
 	return call
 }
 
-// claimFor is claim for a handler, which it answers if it is another one.
-func (l *lambda) claimFor(w http.ResponseWriter, r *http.Request) *lambdaCall {
-	id := r.PathValue("id")
-	call := l.claim(id)
-	if call != nil {
-		return call
-	}
+// refuseClaim answers a request about an invocation that is not the program's.
+func (l *lambda) refuseClaim(c *runtimeConn, id string) error {
 	l.mu.Lock()
 	again := id == l.last
 	l.mu.Unlock()
 	if again {
-		refuse(w, http.StatusForbidden, "InvalidStateTransition", "the invocation is answered")
-	} else {
-		refuse(w, http.StatusBadRequest, "InvalidRequestID", "the program has no such invocation")
+		return c.refuse(http.StatusForbidden, "InvalidStateTransition", "the invocation is answered")
 	}
-	return nil
+	return c.refuse(http.StatusBadRequest, "InvalidRequestID", "the program has no such invocation")
 }
 
-func (l *lambda) serveResponse(w http.ResponseWriter, r *http.Request) {
-	call := l.claimFor(w, r)
+func (l *lambda) serveResponse(c *runtimeConn, r *http.Request, id string) error {
+	call := l.claim(id)
 	if call == nil {
-		return
+		return l.refuseClaim(c, id)
 	}
 	a := lambdaAnswer{contentType: r.Header.Get("Content-Type")}
 	if r.Header.Get(lambdaResponseMode) == lambdaStreaming {
 		a.stream = r
 		call.answer <- a
 		<-call.over
-		accept(w)
-		return
+		return c.accept()
 	}
 	var err error
 	if a.body, err = readBuffer(r.Body, r.ContentLength, MaxPayload); err != nil {
-		l.breakOff(w, call, err)
-		return
+		return c.breakOff(call, err)
 	}
 	if r.Trailer.Get(lambdaErrorType) != "" {
 		a.body.bytes = append(a.body.bytes[:0], decodeTrailer(r.Trailer)...)
 		a.functionError, a.contentType = unhandled, "application/json"
 	}
 	call.answer <- a
-	accept(w)
+	return c.accept()
 }
 
 // breakOff answers an invocation whose answer cannot be read.
-func (l *lambda) breakOff(w http.ResponseWriter, call *lambdaCall, err error) {
+func (c *runtimeConn) breakOff(call *lambdaCall, err error) error {
 	if errors.Is(err, errTooLarge) {
 		call.answer <- lambdaAnswer{err: fail(api.FailureTooLarge, "the answer has more than %d bytes", MaxPayload)}
-		refuse(w, http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", fmt.Sprintf("Exceeded maximum allowed payload size (%d bytes).", MaxPayload))
-		return
+		return c.refuse(http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", fmt.Sprintf("Exceeded maximum allowed payload size (%d bytes).", MaxPayload))
 	}
 	call.answer <- lambdaAnswer{err: fail(api.FailureExited, "the program broke off in the middle of its answer: %w", err)}
-	refuse(w, http.StatusBadRequest, "TruncatedResponse", "the answer is truncated")
+	return errors.Join(err, c.refuse(http.StatusBadRequest, "TruncatedResponse", "the answer is truncated"))
 }
 
-func (l *lambda) serveError(w http.ResponseWriter, r *http.Request) {
-	call := l.claimFor(w, r)
+func (l *lambda) serveError(c *runtimeConn, r *http.Request, id string) error {
+	call := l.claim(id)
 	if call == nil {
-		return
+		return l.refuseClaim(c, id)
 	}
 	body, err := readBuffer(r.Body, r.ContentLength, MaxPayload)
 	if err != nil {
-		l.breakOff(w, call, err)
-		return
+		return c.breakOff(call, err)
 	}
 	a := lambdaAnswer{functionError: unhandled, contentType: "application/json", body: body}
 	if r.Header.Get(lambdaErrorType) == handled {
 		a.functionError = handled
 	}
 	call.answer <- a
-	accept(w)
+	return c.accept()
 }
 
 // maxInitError bounds what is kept of the error of an initialization, in bytes.
 const maxInitError = 16 << 10
 
-func (l *lambda) serveInitError(w http.ResponseWriter, r *http.Request) {
+func (l *lambda) serveInitError(c *runtimeConn, r *http.Request) error {
 	text, err := io.ReadAll(io.LimitReader(r.Body, maxInitError))
 	if err != nil {
-		return
+		return err
 	}
 	select {
 	case <-l.asked:
-		refuse(w, http.StatusForbidden, "InvalidStateTransition", "the program is initialized")
-		return
+		return c.refuse(http.StatusForbidden, "InvalidStateTransition", "the program is initialized")
 	default:
 	}
 	select {
 	case l.failed <- fail(api.FailureInit, "the program reported an error of its initialization: %s", text):
 	default: // only the first counts
 	}
-	accept(w)
+	return c.accept()
 }
 
 // serveRegister lets programs that register an extension for the sake of SIGTERM do so. Extensions get no events.
-func (l *lambda) serveRegister(w http.ResponseWriter, _ *http.Request) {
+func (l *lambda) serveRegister(c *runtimeConn, _ *http.Request) error {
 	l.sigterm.Store(true)
-	w.Header().Set("Lambda-Extension-Identifier", "00000000-0000-0000-0000-000000000001")
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]string{"functionName": l.fn.Name, "functionVersion": strconv.Itoa(l.fn.Version), "handler": ""})
-}
-
-func (l *lambda) serveEvents(_ http.ResponseWriter, r *http.Request) {
-	select {
-	case <-r.Context().Done():
-	case <-l.ended.Done():
+	text, err := json.Marshal(map[string]string{"functionName": l.fn.Name, "functionVersion": strconv.Itoa(l.fn.Version), "handler": ""})
+	if err != nil {
+		return err
 	}
+	c.head(http.StatusOK)
+	c.field("Lambda-Extension-Identifier", "00000000-0000-0000-0000-000000000001")
+	return c.send(text)
 }
 
-func accept(w http.ResponseWriter) {
-	w.Header()["Content-Type"] = []string{"application/json"}
-	w.WriteHeader(http.StatusAccepted)
-	_, _ = io.WriteString(w, `{"status":"OK"}`) // the program has gone: its end is noticed elsewhere
+// serveEvents never answers.
+func (l *lambda) serveEvents(c *runtimeConn, _ *http.Request) error {
+	look := time.NewTicker(aliveEvery)
+	defer look.Stop()
+	for c.alive() {
+		select {
+		case <-look.C:
+		case <-l.ended.Done():
+			return errLast
+		}
+	}
+	return errLast
 }
 
-func refuse(w http.ResponseWriter, status int, kind, message string) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string]string{"errorType": kind, "errorMessage": message})
+func (c *runtimeConn) accept() error {
+	c.head(http.StatusAccepted)
+	return c.send([]byte(`{"status":"OK"}`))
+}
+
+func (c *runtimeConn) refuse(status int, kind, message string) error {
+	text, err := json.Marshal(map[string]string{"errorType": kind, "errorMessage": message})
+	if err != nil {
+		return err
+	}
+	c.head(status)
+	return c.send(text)
 }
 
 // clientContext decodes what api.HeaderClientContext carries.

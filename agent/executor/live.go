@@ -160,13 +160,13 @@ func (in *instance) makeContract(ns *netns, back *undo) error {
 		served := make(chan struct{})
 		go func() {
 			defer close(served)
-			_ = l.server.Serve(ns.api) // ends with close
+			l.server.serve(ns.api)
 		}()
 		in.contract = l
 		back.add(func(context.Context) error {
-			err := l.close()
+			err := ns.api.Close()
 			<-served
-			return err
+			return errors.Join(err, l.close())
 		})
 		return nil
 	}

@@ -150,7 +150,7 @@ func TestHTTPProtocol(t *testing.T) {
 func TestNeverListens(t *testing.T) {
 	w := start(t, nil)
 	fn := w.function(api.ContractHTTP, func(fn *api.Function) {
-		fn.Env, fn.StartTimeout.Duration = map[string]string{"INIT": "never"}, time.Second
+		fn.Env, fn.StartTimeout.Duration = map[string]string{"INIT": "never"}, 5*time.Second
 	})
 	a := w.startInstance("a", fn)
 	if a.failure == nil || a.failure.Kind != api.FailureInit || !strings.Contains(a.failure.Error, "port 8080") {
