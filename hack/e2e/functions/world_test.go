@@ -57,6 +57,7 @@ type world struct {
 func start(t *testing.T, change func(*executor.Config)) *world {
 	t.Helper()
 	w := &world{t: t, dir: shortDir(t)}
+	t.Cleanup(http.DefaultTransport.(*http.Transport).CloseIdleConnections) // of pulls and pushes
 	reg := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(reg.Close)
 	w.registry = strings.TrimPrefix(reg.URL, "http://")
@@ -64,17 +65,21 @@ func start(t *testing.T, change func(*executor.Config)) *world {
 	w.daemon, err = containerdtest.Start(t.Context(), w.options())
 	must(t, err)
 	t.Cleanup(func() { must(t, w.daemon.Stop()) })
-	w.config = executor.Config{
-		State: filepath.Join(w.dir, "s"), Containerd: w.daemon.Address, Namespace: "fn-" + filepath.Base(w.dir), Snapshotter: "overlayfs",
-		Resolver: docker.NewResolver(docker.ResolverOptions{Hosts: docker.ConfigureDefaultRegistries(docker.WithPlainHTTP(docker.MatchAllHosts))}),
-		Images:   noImages{}, Memory: 4 << 30, CPU: 100_000, PauseAfter: -1, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
-	}
+	w.config = w.executorConfig("overlayfs")
 	if change != nil {
 		change(&w.config)
 	}
 	w.run()
 	t.Cleanup(func() { w.stop() })
 	return w
+}
+
+func (w *world) executorConfig(snapshotter string) executor.Config {
+	return executor.Config{
+		State: filepath.Join(w.dir, "s"), Containerd: w.daemon.Address, Namespace: "fn-" + filepath.Base(w.dir), Snapshotter: snapshotter,
+		Resolver: docker.NewResolver(docker.ResolverOptions{Hosts: docker.ConfigureDefaultRegistries(docker.WithPlainHTTP(docker.MatchAllHosts))}),
+		Images:   noImages{}, Memory: 4 << 30, CPU: 100_000, PauseAfter: -1, Log: slog.New(slog.NewTextHandler(w.t.Output(), nil)),
+	}
 }
 
 func (w *world) options() containerdtest.Options {
