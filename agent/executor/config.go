@@ -56,6 +56,8 @@ type Config struct {
 	// LogBytes bounds the log kept of a function, in memory; LogRate is how many bytes per second of it are kept in the long run, what
 	// comes faster is counted and thrown away. Default 1 MiB each.
 	LogBytes, LogRate int
+	// KeepImages is how long an image is kept in containerd after the last start of an instance of it. Default 24h.
+	KeepImages time.Duration
 	// Failures in a row after which starts of a function's version are refused for a while. Default 3.
 	Failures int
 	// Backoff is how long the first time; it doubles with each further failure, up to MaxBackoff. Default 1s and 5m.
@@ -76,6 +78,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.PIDs = cmp.Or(c.PIDs, 1024)
 	c.LogBytes = cmp.Or(c.LogBytes, 1<<20)
 	c.LogRate = cmp.Or(c.LogRate, 1<<20)
+	c.KeepImages = cmp.Or(c.KeepImages, 24*time.Hour)
 	c.Failures = cmp.Or(c.Failures, 3)
 	c.Backoff = cmp.Or(c.Backoff, time.Second)
 	c.MaxBackoff = cmp.Or(c.MaxBackoff, 5*time.Minute)
@@ -89,7 +92,7 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("executor: Resolver and Images are required")
 	case c.Memory < api.MinMemory || c.CPU < 1:
 		return c, errors.New("executor: Memory and CPU for instances are required")
-	case c.Spares < 0 || c.PIDs < 1 || c.LogBytes < 0 || c.LogRate < 0 || c.Failures < 1:
+	case c.Spares < 0 || c.PIDs < 1 || c.KeepImages < 0 || c.LogBytes < 0 || c.LogRate < 0 || c.Failures < 1:
 		return c, errors.New("executor: a bound is negative")
 	}
 	return c, nil

@@ -68,10 +68,11 @@ func (e *Executor) Run(ctx context.Context) (err error) {
 	if err := e.clean(ctx); err != nil {
 		return fmt.Errorf("executor: remove instances of a former run: %w", err)
 	}
-	e.images = &images{client: e.client, cfg: e.cfg, known: map[digest.Digest]*pull{}}
+	e.images = &images{client: e.client, cfg: e.cfg, known: map[digest.Digest]*pull{}, used: map[string]time.Time{}}
 	e.life = ctx
-	var filling sync.WaitGroup
-	filling.Go(func() { e.spares.fill(ctx, e.cfg.Log) })
+	var background sync.WaitGroup
+	background.Go(func() { e.spares.fill(ctx, e.cfg.Log) })
+	background.Go(func() { e.images.sweep(ctx) })
 	close(e.running)
 	<-ctx.Done()
 	e.mu.Lock()
@@ -79,7 +80,7 @@ func (e *Executor) Run(ctx context.Context) (err error) {
 	e.mu.Unlock()
 	e.lives.Wait()
 	e.images.pulls.Wait()
-	filling.Wait()
+	background.Wait()
 	return e.spares.empty()
 }
 

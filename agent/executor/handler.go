@@ -90,7 +90,12 @@ func (e *Executor) serveStart(w http.ResponseWriter, r *http.Request) {
 		in.failure.write(w)
 		return
 	}
-	answer(w, in.status())
+	status := in.status()
+	if status.State == api.InstanceGone {
+		fail(api.FailureNoInstance, "instance %s was ready and is gone", id).write(w)
+		return
+	}
+	answer(w, status)
 }
 
 // complete checks a function that the scheduler has completed, and fills in what an older one does not know.

@@ -3,6 +3,7 @@ package executor
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -42,6 +43,7 @@ type images struct {
 
 	mu    sync.Mutex
 	known map[digest.Digest]*pull
+	used  map[string]time.Time // names of images in containerd, and when a start used them last
 }
 
 // pull is one in progress, or its result.
@@ -65,6 +67,7 @@ func (s *images) get(ctx, life context.Context, fn api.Function) (*image, error)
 func (s *images) begin(life context.Context, fn api.Function) *pull {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.used[imageName(fn)] = time.Now()
 	if p := s.known[fn.Digest]; p != nil {
 		return p
 	}
@@ -91,12 +94,17 @@ func (s *images) forget(d digest.Digest) {
 	delete(s.known, d)
 }
 
-func (s *images) pull(ctx context.Context, fn api.Function) (*image, error) {
+// imageName is what containerd's clients call a function's image.
+func imageName(fn api.Function) string {
 	named, err := reference.ParseDockerRef(fn.Ref())
 	if err != nil {
-		return nil, fmt.Errorf("image %s: %w", fn.Ref(), err)
+		return fn.Ref() // the pull says why that is none
 	}
-	name := named.String()
+	return named.String()
+}
+
+func (s *images) pull(ctx context.Context, fn api.Function) (*image, error) {
+	name := imageName(fn)
 	pulled, err := s.client.GetImage(ctx, name)
 	if err == nil {
 		var unpacked bool
@@ -141,4 +149,55 @@ func (s *images) describe(ctx context.Context, pulled containerd.Image) (*image,
 	im := &image{name: pulled.Name(), chain: identity.ChainID(config.RootFS.DiffIDs).String(), config: config.Config}
 	im.user, err = s.userOf(ctx, im)
 	return im, err
+}
+
+// sweep removes images that no start has used for a while, as long as ctx lives. Instances keep theirs: containerd removes what nobody
+// refers to.
+func (s *images) sweep(ctx context.Context) {
+	began := time.Now()
+	for ctx.Err() == nil {
+		wait(ctx, s.cfg.KeepImages/4)
+		if err := s.removeUnused(ctx, began); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Warn("cannot remove unused images of functions", "err", err)
+		}
+	}
+}
+
+func (s *images) removeUnused(ctx context.Context, began time.Time) error {
+	list, err := s.client.ImageService().List(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, im := range list {
+		if s.release(im.Name, began) {
+			errs = append(errs, s.client.ImageService().Delete(ctx, im.Name))
+			s.cfg.Log.Info("image of functions removed, no start has used it lately", "image", im.Name)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// release forgets an image if it is unused. An image of a former run counts as used when this one began.
+func (s *images) release(name string, began time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last, ok := s.used[name]
+	if !ok {
+		last = began
+	}
+	if time.Since(last) < s.cfg.KeepImages {
+		return false
+	}
+	delete(s.used, name)
+	for d, p := range s.known {
+		select {
+		case <-p.done:
+			if p.image != nil && p.image.name == name {
+				delete(s.known, d)
+			}
+		default:
+		}
+	}
+	return true
 }

@@ -189,11 +189,14 @@ func (in *instance) endsSoon(ctx context.Context) bool {
 	}
 }
 
-// exitFailure says how the process ended.
+// exitFailure says why the process ended.
 func (in *instance) exitFailure() *failure {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	f := fail(api.FailureExited, "%s", in.exit.String(in.fn))
+	if in.stopped.Err() != nil {
+		f = fail(api.FailureExited, "the instance was ended: %w", context.Cause(in.stopped))
+	}
 	f.log = in.output.tail.String()
 	return f
 }

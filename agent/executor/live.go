@@ -49,7 +49,7 @@ func (in *instance) live(ctx context.Context) {
 	err := in.start(lasting, &back)
 	in.started(err)
 	if err == nil {
-		in.watch(lasting)
+		in.watch()
 	}
 	in.terminate(lasting)
 	ctx, cancel := context.WithTimeout(lasting, removeTimeout)
@@ -200,7 +200,7 @@ func (in *instance) follow(lasting context.Context, back *undo) {
 }
 
 // watch returns when the instance is to end: its process has ended, somebody wants it, or it does not answer.
-func (in *instance) watch(ctx context.Context) {
+func (in *instance) watch() {
 	pause := time.NewTimer(max(in.ex.cfg.PauseAfter, 0))
 	defer pause.Stop()
 	if in.ex.cfg.PauseAfter < 0 {
@@ -223,19 +223,19 @@ func (in *instance) watch(ctx context.Context) {
 			}
 			pause.Reset(again)
 		case <-health.C:
-			failures = in.examine(ctx, failures)
+			failures = in.examine(failures)
 		case <-in.checks:
-			failures = in.examine(ctx, failures)
+			failures = in.examine(failures)
 		}
 	}
 }
 
 // examine checks the health of an instance that runs, and ends it when the check failed twice in a row.
-func (in *instance) examine(ctx context.Context, failures int) int {
+func (in *instance) examine(failures int) int {
 	if in.status().State != api.InstanceReady {
 		return failures
 	}
-	err := in.contract.healthy(ctx)
+	err := in.contract.healthy(in.stopped)
 	if err == nil {
 		return 0
 	}

@@ -3,12 +3,16 @@ package functions
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/xylem-project/xylem/agent/executor"
 	"github.com/xylem-project/xylem/scheduler/api"
 )
 
@@ -77,6 +81,9 @@ func TestFormerRun(t *testing.T) {
 			t.Fatalf("%v: %v %s", args, err, out)
 		}
 	}
+	netns := filepath.Join(w.config.State, "netns", "1")
+	must(t, os.WriteFile(netns, nil, 0o600))
+	must(t, unix.Mount("/proc/self/ns/net", netns, "", unix.MS_BIND, ""))
 	w.run()
 	if left := w.left(); len(left) > 0 {
 		t.Errorf("the next executor left %q", left)
@@ -84,6 +91,22 @@ func TestFormerRun(t *testing.T) {
 	w.instance("a", fn)
 	w.ask("a", `{"do":"echo"}`)
 	w.stop()
+}
+
+// TestUnusedImages are removed, and pulled again when they are needed.
+func TestUnusedImages(t *testing.T) {
+	w := start(t, func(cfg *executor.Config) { cfg.KeepImages = 400 * time.Millisecond })
+	fn := w.function(api.ContractLambda, nil)
+	images := func() int {
+		out, err := w.daemon.Ctr(t.Context(), "-n", w.config.Namespace, "images", "ls", "-q").Output()
+		must(t, err)
+		return len(strings.Fields(string(out)))
+	}
+	w.instance("a", fn)
+	eventually(t, "the image is removed", func() bool { return images() == 0 })
+	w.ask("a", `{"do":"echo"}`) // its files are still there
+	w.instance("b", fn)
+	w.ask("b", `{"do":"echo"}`)
 }
 
 // TestContainerdRestarts while instances run: they go on, and can be ended.
