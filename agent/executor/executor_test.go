@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -162,15 +163,95 @@ func TestTruncatedAnswer(t *testing.T) {
 	p := newProgram(t)
 	p.invoke("one", "", time.Minute)
 	p.call("GET", "invocation/next", nil)
-	conn, err := net.Dial("tcp", strings.Split(p.url, "/")[2])
-	must(t, err)
-	_, err = io.WriteString(conn, "POST /2018-06-01/runtime/invocation/one/response HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
-	must(t, err)
+	conn := p.raw("POST /2018-06-01/runtime/invocation/one/response HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
 	must(t, conn.Close())
 	if f := <-p.err; f == nil || f.kind != api.FailureExited {
 		t.Errorf("the caller got %v", f)
 	}
 	<-p.got
+}
+
+// raw sends bytes to the Runtime API and returns the connection.
+func (p *program) raw(text string) net.Conn {
+	p.t.Helper()
+	conn, err := net.Dial("tcp", strings.Split(p.url, "/")[2])
+	must(p.t, err)
+	_, err = io.WriteString(conn, text)
+	must(p.t, err)
+	return conn
+}
+
+// TestProgramThatHungUp: an invocation is not given to a connection that the program has closed.
+func TestProgramThatHungUp(t *testing.T) {
+	p := newProgram(t)
+	conn := p.raw("GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-p.api.asked
+	must(t, conn.Close())
+	p.invoke("one", "payload", time.Minute)
+	if status, body, _ := p.call("GET", "invocation/next", nil); status != 200 || body != "payload" {
+		t.Errorf("next: %d %q", status, body)
+	}
+	p.call("POST", "invocation/one/response", strings.NewReader("answer"))
+	if f, w := <-p.err, <-p.got; f != nil || w.Body.String() != "answer" {
+		t.Errorf("the caller got %v, %q", f, w.Body)
+	}
+}
+
+// TestStrangeRequests are answered, and do not disturb others.
+func TestStrangeRequests(t *testing.T) {
+	p := newProgram(t)
+	const response = "POST /2018-06-01/runtime/invocation/two/response HTTP/1.1\r\nHost: x\r\n"
+	for text, want := range map[string]string{
+		"nonsense\r\n\r\n": "HTTP/1.1 400 ",
+		"GET /x HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 2*maxRequestHeader) + "\r\n\r\n": "HTTP/1.1 431 ",
+		response + "Content-Length: 6\r\nExpect: 100-continue\r\n\r\nanswer":                       "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 400 ",
+		response + "Connection: close\r\nContent-Length: 6\r\n\r\nanswer":                          "HTTP/1.1 400 ",
+		"GET /x HTTP/1.0\r\n\r\n": "HTTP/1.1 404 ",
+	} {
+		conn := p.raw(text)
+		must(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(conn, got); err != nil || string(got) != want {
+			t.Errorf("%.60q: %q, %v, want %q", text, got, err, want)
+		}
+		must(t, conn.Close())
+	}
+}
+
+// TestProgramsConnectionsAreBounded: those over the bound are closed, the others serve on.
+func TestProgramsConnectionsAreBounded(t *testing.T) {
+	p := newProgram(t)
+	var held []net.Conn
+	for range maxProgramConns {
+		conn := p.raw("GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+		_, err := io.ReadFull(conn, make([]byte, 10))
+		must(t, err)
+		held = append(held, conn)
+	}
+	conn := p.raw("")
+	must(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
+	if n, err := conn.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("one more: %d, %v", n, err)
+	}
+	for _, c := range append(held, conn) {
+		must(t, c.Close())
+	}
+}
+
+func TestHeaderCannotBeSplit(t *testing.T) {
+	p := newProgram(t)
+	go func() {
+		p.err <- p.api.invoke(httptest.NewRecorder(), httptest.NewRequest("POST", "/", nil), invocation{in: p.in, id: "one", began: time.Now(),
+			deadline: time.Now().Add(time.Minute), clientContext: []byte("{}\r\nLambda-Runtime-Trace-Id: forged"), trace: ""})
+	}()
+	_, _, h := p.call("GET", "invocation/next", nil)
+	if h.Get(lambdaTrace) != "" || !strings.HasPrefix(h.Get(lambdaClientContext), "{}  Lambda") {
+		t.Errorf("%v", h)
+	}
+	p.call("POST", "invocation/one/response", nil)
+	if f := <-p.err; f != nil {
+		t.Error(f)
+	}
 }
 
 func TestErrorTrailer(t *testing.T) {

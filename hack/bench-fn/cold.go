@@ -24,6 +24,13 @@ import (
 	"github.com/xylem-project/xylem/hack/figures"
 )
 
+// coldRows are what measureCold measures.
+var coldRows = []figures.Row{
+	figures.Shown("cold_local_seconds", "start of an instance whose image is on the node"),
+	figures.Shown("cold_runc_seconds", "start of the same container by runc alone"),
+	figures.AtMost("cold_local_minus_runc_seconds", "what the first takes longer", "≤ 60 ms", 0.060),
+}
+
 // measureCold measures the start of an instance whose image is on the node, and in turn with it what runc alone takes with the same
 // configuration on the same mounts: both from the call until the program asks for its first invocation.
 func measureCold(ctx context.Context, run *figures.Run) (err error) {
@@ -32,7 +39,7 @@ func measureCold(ctx context.Context, run *figures.Run) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
-	if _, err := n.start("first"); err != nil { // brings the image
+	if _, err := n.start(ctx, "first"); err != nil { // brings the image
 		return err
 	}
 	bundle, err := n.bundle(ctx)
@@ -40,15 +47,19 @@ func measureCold(ctx context.Context, run *figures.Run) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, bundle.close(ctx)) }()
-	n.remove("first")
+	if err := n.remove(ctx, "first"); err != nil {
+		return err
+	}
 	var cold, alone, over []float64
 	for i := range 2 * run.Rounds {
 		id := fmt.Sprintf("cold-%d", i)
-		a, err := n.start(id)
+		a, err := n.start(ctx, id)
 		if err != nil {
 			return err
 		}
-		n.remove(id)
+		if err := n.remove(ctx, id); err != nil {
+			return err
+		}
 		b, err := bundle.run(ctx, id)
 		if err != nil {
 			return err

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/xylem-project/xylem/hack/figures"
@@ -24,6 +23,14 @@ const (
 	lambdaText   = `{"do":"echo","text":"hello"}`
 )
 
+// lambdaRows are what measureLambda measures.
+var lambdaRows = []figures.Row{
+	figures.AtMost("lambda_p50_seconds", "warm invocation, contract lambda, at the node: median", "≤ 150 µs", 150e-6),
+	figures.AtMost("lambda_p99_seconds", "the same: 99th percentile", "≤ 500 µs", 500e-6),
+	figures.Shown("lambda_bare_p50_seconds", "the same program without container or executor: median"),
+	figures.Shown("lambda_bare_p99_seconds", "the same: 99th percentile"),
+}
+
 // measureLambda measures warm invocations of a function of the contract "lambda", from the call of the executor's handler to its
 // return, and in turn with them those of the same program without a container by the smallest server that it can talk to.
 func measureLambda(ctx context.Context, run *figures.Run) (err error) {
@@ -32,7 +39,7 @@ func measureLambda(ctx context.Context, run *figures.Run) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
-	if _, err := n.start("warm"); err != nil {
+	if _, err := n.start(ctx, "warm"); err != nil {
 		return err
 	}
 	bare, err := startBare(ctx, n.program)
@@ -42,11 +49,11 @@ func measureLambda(ctx context.Context, run *figures.Run) (err error) {
 	defer func() { err = errors.Join(err, bare.close()) }()
 	var p50, p99, bare50, bare99 []float64
 	for range run.Rounds {
-		a, b, err := percentiles(n.invoke)
+		a, b, err := percentiles(ctx, n.invoke)
 		if err != nil {
 			return err
 		}
-		c, d, err := percentiles(bare.invoke)
+		c, d, err := percentiles(ctx, bare.invoke)
 		if err != nil {
 			return err
 		}
@@ -58,11 +65,11 @@ func measureLambda(ctx context.Context, run *figures.Run) (err error) {
 }
 
 // percentiles calls do again and again, one call after the other, and returns the median and the 99th percentile in seconds.
-func percentiles(do func() error) (p50, p99 float64, err error) {
+func percentiles(ctx context.Context, do func(context.Context) error) (p50, p99 float64, err error) {
 	var times []time.Duration
 	for i := range lambdaWarmup + lambdaCalls {
 		begin := time.Now()
-		if err := do(); err != nil {
+		if err := do(ctx); err != nil {
 			return 0, 0, err
 		}
 		if i >= lambdaWarmup {
@@ -73,32 +80,16 @@ func percentiles(do func() error) (p50, p99 float64, err error) {
 	return times[len(times)/2].Seconds(), times[len(times)*99/100].Seconds(), nil
 }
 
-// invoke calls the handler as a server would, without the connection.
-func (n *functionNode) invoke() error {
-	req, err := http.NewRequest(http.MethodPost, api.WorkInstances+"/warm/"+api.WorkInvoke, strings.NewReader(lambdaText))
+// invoke invokes the instance "warm".
+func (n *functionNode) invoke(ctx context.Context) error {
+	w, err := n.call(ctx, http.MethodPost, api.WorkInstances+"/warm/"+api.WorkInvoke, []byte(lambdaText), api.HeaderInvocation, "00000000-0000-0000-0000-000000000000")
 	if err != nil {
 		return err
 	}
-	req.Header.Set(api.HeaderInvocation, "00000000-0000-0000-0000-000000000000")
-	w := &sink{header: http.Header{}}
-	n.handler.ServeHTTP(w, req)
-	if w.bytes == 0 || w.header.Get(api.HeaderFailure) != "" || w.header.Get(api.HeaderFunctionError) != "" {
-		return fmt.Errorf("invocation failed: %v", w.header)
+	if w.body.Len() == 0 || w.header.Get(api.HeaderFailure) != "" || w.header.Get(api.HeaderFunctionError) != "" {
+		return fmt.Errorf("invocation failed: %v %s", w.header, w.body.Bytes())
 	}
 	return nil
-}
-
-// sink is an http.ResponseWriter that counts.
-type sink struct {
-	header http.Header
-	bytes  int
-}
-
-func (w *sink) Header() http.Header { return w.header }
-func (w *sink) WriteHeader(int)     {}
-func (w *sink) Write(p []byte) (int, error) {
-	w.bytes += len(p)
-	return len(p), nil
 }
 
 // bare is a program of the contract "lambda" without a container.
@@ -144,33 +135,23 @@ func (b *bare) serveResponse(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusAccepted)
 }
 
-func (b *bare) invoke() error {
-	for _, step := range []func(<-chan time.Time) bool{
-		func(late <-chan time.Time) bool {
-			select {
-			case b.next <- lambdaText:
-				return true
-			case <-late:
-				return false
-			}
-		},
-		func(late <-chan time.Time) bool {
-			select {
-			case <-b.answer:
-				return true
-			case <-late:
-				return false
-			}
-		},
-	} {
-		late := time.NewTimer(10 * time.Second)
-		ok := step(late.C)
-		late.Stop()
-		if !ok {
-			return errors.New("the program without a container does not answer")
-		}
+// bareTimeout bounds an invocation of a program that may have ended.
+const bareTimeout = 10 * time.Second
+
+func (b *bare) invoke(context.Context) error {
+	late := time.NewTimer(bareTimeout)
+	defer late.Stop()
+	select {
+	case b.next <- lambdaText:
+	case <-late.C:
+		return errors.New("the program without a container does not ask for an invocation")
 	}
-	return nil
+	select {
+	case <-b.answer:
+		return nil
+	case <-late.C:
+		return errors.New("the program without a container does not answer")
+	}
 }
 
 func (b *bare) close() error {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"time"
@@ -121,28 +120,55 @@ func (n *functionNode) close() error {
 }
 
 // start starts an instance and returns how long that took. An executor that has just begun is not ready for a moment.
-func (n *functionNode) start(id string) (time.Duration, error) {
+func (n *functionNode) start(ctx context.Context, id string) (time.Duration, error) {
 	body, err := json.Marshal(api.StartRequest{Function: n.fn})
 	if err != nil {
 		return 0, err
 	}
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		w := httptest.NewRecorder()
 		begin := time.Now()
-		n.handler.ServeHTTP(w, httptest.NewRequest(http.MethodPut, api.WorkInstances+"/"+id, bytes.NewReader(body)))
+		w, err := n.call(ctx, http.MethodPut, api.WorkInstances+"/"+id, body)
 		took := time.Since(begin)
-		switch kind := w.Header().Get(api.HeaderFailure); {
+		if err != nil {
+			return 0, err
+		}
+		switch kind := w.header.Get(api.HeaderFailure); {
 		case kind == "":
 			return took, nil
 		case kind != api.FailureNoRoom || time.Now().After(deadline):
-			return 0, fmt.Errorf("start %s: %s", id, w.Body)
+			return 0, fmt.Errorf("start %s: %s", id, w.body.Bytes())
 		}
 	}
 }
 
-func (n *functionNode) remove(id string) {
-	n.handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodDelete, api.WorkInstances+"/"+id, nil))
+func (n *functionNode) remove(ctx context.Context, id string) error {
+	_, err := n.call(ctx, http.MethodDelete, api.WorkInstances+"/"+id, nil)
+	return err
 }
+
+// call calls the executor's handler as a server would, without the connection.
+func (n *functionNode) call(ctx context.Context, method, path string, body []byte, header ...string) (*recorder, error) {
+	req, err := http.NewRequestWithContext(ctx, method, path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	w := &recorder{header: http.Header{}}
+	n.handler.ServeHTTP(w, req)
+	return w, nil
+}
+
+// recorder is an http.ResponseWriter that keeps the answer.
+type recorder struct {
+	header http.Header
+	body   bytes.Buffer
+}
+
+func (w *recorder) Header() http.Header         { return w.header }
+func (w *recorder) WriteHeader(int)             {}
+func (w *recorder) Write(p []byte) (int, error) { return w.body.Write(p) }
 
 // noImages answers for an agent of another process.
 type noImages struct{}
