@@ -12,6 +12,7 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -100,7 +101,7 @@ func (t *task) freeze(c cgroup, frozen bool) error {
 			return err
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), freezeTimeout)
+	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(context.Background(), t.cfg.Namespace), freezeTimeout)
 	defer cancel()
 	var err error
 	if frozen {

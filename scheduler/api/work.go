@@ -18,7 +18,7 @@ const (
 	WorkInstances = "/v1/instances" // PUT /{instance} with a StartRequest: an Instance, as soon as it is ready; DELETE /{instance}: it is gone
 	WorkInvoke    = "invoke"        // POST /v1/instances/{instance}/invoke: one invocation
 	WorkLane      = "/v1/lane"      // GET with Upgrade: requests by package lane from then on, for invocations that need not stream
-	WorkLogs      = "/v1/logs"      // GET /{namespace}/{name}?version=&since=&limit=: LogLines, one a line, oldest first
+	WorkLogs      = "/v1/logs"      // GET /{namespace}/{name}?version=&since=&limit=: the newest LogLines from a time (RFC 3339) on, one a line, oldest first
 )
 
 // Headers of an invocation, on its way from the scheduler to the instance. All others of the request and of the answer are the
@@ -38,7 +38,8 @@ const (
 	HeaderFunctionError = "Xylem-Function-Error"
 	// HeaderLogTail is a trailer: the last 4 KiB of the log, base64.
 	HeaderLogTail = "Xylem-Log-Tail"
-	// HeaderFailure says that the platform failed, not the function: one of the Failure constants. The body is then a Failure.
+	// HeaderFailure says that the platform failed, not the function: one of the Failure constants. The body is then a WorkFailure, and
+	// Retry-After says when another try makes sense, if that is known. For an answer that breaks off in the middle it is a trailer.
 	HeaderFailure = "Xylem-Failure"
 )
 

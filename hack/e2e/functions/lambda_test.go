@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -259,17 +260,24 @@ func TestNoRoom(t *testing.T) {
 	}
 }
 
+// TestPause: with cgroups written directly, and by the runtime, which is what the executor does with one that it does not know.
 func TestPause(t *testing.T) {
-	w := start(t, func(cfg *executor.Config) { cfg.PauseAfter = 50 * time.Millisecond })
-	w.instance("a", w.function(api.ContractLambda, nil))
-	for range 3 {
-		eventually(t, "it is paused", func() bool { return w.state("a") == api.InstancePaused })
-		if s := w.ask("a", `{"do":"echo","text":"awake"}`); s.Text != "awake" {
-			t.Errorf("%+v", s)
-		}
+	shim, err := exec.LookPath("containerd-shim-runc-v2")
+	must(t, err)
+	for name, runtime := range map[string]string{"directly": "", "by the runtime": shim} {
+		t.Run(name, func(t *testing.T) {
+			w := start(t, func(cfg *executor.Config) { cfg.PauseAfter, cfg.Runtime = 50*time.Millisecond, runtime })
+			w.instance("a", w.function(api.ContractLambda, nil))
+			for range 3 {
+				eventually(t, "it is paused", func() bool { return w.state("a") == api.InstancePaused })
+				if s := w.ask("a", `{"do":"echo","text":"awake"}`); s.Text != "awake" {
+					t.Errorf("%+v", s)
+				}
+			}
+			eventually(t, "it is paused", func() bool { return w.state("a") == api.InstancePaused })
+			w.delete("a")
+		})
 	}
-	eventually(t, "it is paused", func() bool { return w.state("a") == api.InstancePaused })
-	w.delete("a")
 }
 
 // TestNoEgress: a function reaches neither the host's addresses nor its loopback device.
