@@ -283,6 +283,28 @@ func TestStreamedAnswer(t *testing.T) {
 	}
 }
 
+// deafWriter is a caller that has gone.
+type deafWriter struct{ *httptest.ResponseRecorder }
+
+func (deafWriter) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+// TestStreamWithoutCaller: the program can post all of its answer.
+func TestStreamWithoutCaller(t *testing.T) {
+	p := newProgram(t)
+	go func() {
+		p.err <- p.api.invoke(deafWriter{httptest.NewRecorder()}, httptest.NewRequest("POST", "/", nil), invocation{in: p.in, id: "one", began: time.Now(),
+			deadline: time.Now().Add(time.Minute)})
+	}()
+	p.call("GET", "invocation/next", nil)
+	body := strings.NewReader(strings.Repeat("x", 10<<20))
+	if status, _, _ := p.call("POST", "invocation/one/response", body, lambdaResponseMode, lambdaStreaming); status != 202 || body.Len() != 0 {
+		t.Errorf("%d, %d bytes are left", status, body.Len())
+	}
+	if f := <-p.err; f != nil {
+		t.Error(f)
+	}
+}
+
 // TestStreamRunsIntoDeadline: the program is killed, and the answer ends with the reason.
 func TestStreamRunsIntoDeadline(t *testing.T) {
 	p := newProgram(t)

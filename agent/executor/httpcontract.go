@@ -25,6 +25,9 @@ const (
 	probeTimeout = time.Second
 	// hung is how many invocations in a row may run into their deadline before the instance counts as hung.
 	hung = 3
+	// idleConn is how long an idle connection is kept: less than any server does, or an invocation meets a connection that is just being
+	// closed. A new one takes a tenth of a millisecond.
+	idleConn = time.Second
 	// maxAnswerHeader bounds the header of a program's answer, in bytes.
 	maxAnswerHeader = 256 << 10
 )
@@ -41,7 +44,7 @@ func newHTTPContract(ns *netns, concurrency int) *httpContract {
 	c.transport = &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return ns.dial(ctx, httpPort) },
 		// What the program says passes as it is.
-		DisableCompression: true, MaxIdleConnsPerHost: concurrency, MaxResponseHeaderBytes: maxAnswerHeader,
+		DisableCompression: true, MaxIdleConnsPerHost: concurrency, MaxResponseHeaderBytes: maxAnswerHeader, IdleConnTimeout: idleConn,
 		WriteBufferSize: 16 << 10, ReadBufferSize: 16 << 10,
 	}
 	return c
@@ -102,10 +105,7 @@ func (c *httpContract) invoke(w http.ResponseWriter, r *http.Request, inv invoca
 		h.Add("Trailer", name)
 	}
 	w.WriteHeader(answer.StatusCode)
-	if answer.ContentLength < 0 { // a stream, whose first piece may take long
-		_ = http.NewResponseController(w).Flush() // the copy notices if the caller has gone
-	}
-	if f := c.copy(ctx, w, answer.Body, inv); f != nil {
+	if f := c.copy(ctx, w, answer, inv); f != nil {
 		h.Set(http.TrailerPrefix+api.HeaderFailure, f.kind)
 	}
 	for name, values := range answer.Trailer {
@@ -120,13 +120,20 @@ func (c *httpContract) invoke(w http.ResponseWriter, r *http.Request, inv invoca
 	return nil
 }
 
-func (c *httpContract) copy(ctx context.Context, w http.ResponseWriter, body io.Reader, inv invocation) *failure {
-	err := copyFlushing(w, body)
-	if err == nil {
-		c.timeouts.Store(0)
-		return nil
+// copy passes the body of an answer on: one of unknown length piece by piece.
+func (c *httpContract) copy(ctx context.Context, w http.ResponseWriter, answer *http.Response, inv invocation) *failure {
+	var err error
+	if answer.ContentLength < 0 {
+		_ = http.NewResponseController(w).Flush() // the first piece may take long; the copy notices if the caller has gone
+		err = copyFlushing(w, answer.Body)
+	} else {
+		_, err = io.Copy(w, answer.Body)
 	}
-	return c.failure(ctx, inv, err)
+	if err != nil {
+		return c.failure(ctx, inv, err)
+	}
+	c.timeouts.Store(0)
+	return nil
 }
 
 // failure explains why there is no answer, or no more of it.

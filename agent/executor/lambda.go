@@ -210,7 +210,13 @@ func (l *lambda) deliver(ctx context.Context, w http.ResponseWriter, call *lambd
 // deliverStream passes an answer on while the program posts it.
 func (l *lambda) deliverStream(w http.ResponseWriter, call *lambdaCall, post *http.Request, deadline <-chan time.Time) {
 	done := make(chan error, 1)
-	go func() { done <- copyFlushing(w, post.Body) }()
+	go func() {
+		err := copyFlushing(w, post.Body)
+		if errors.Is(err, errCallerGone) { // the program does not care
+			_, err = io.Copy(io.Discard, post.Body)
+		}
+		done <- err
+	}()
 	h := w.Header()
 	select {
 	case err := <-done:
@@ -245,6 +251,9 @@ func (l *lambda) breakStream(w http.ResponseWriter, done <-chan error) {
 	}
 }
 
+// errCallerGone says that an answer cannot be written.
+var errCallerGone = errors.New("the caller has gone")
+
 // copyFlushing copies a stream and sends what there is at once.
 func copyFlushing(w http.ResponseWriter, r io.Reader) error {
 	flush := http.NewResponseController(w)
@@ -254,10 +263,10 @@ func copyFlushing(w http.ResponseWriter, r io.Reader) error {
 		n, err := r.Read(buf[:])
 		if n > 0 {
 			if _, err := w.Write(buf[:n]); err != nil {
-				return err
+				return fmt.Errorf("%w: %w", errCallerGone, err)
 			}
 			if err := flush.Flush(); err != nil {
-				return err
+				return fmt.Errorf("%w: %w", errCallerGone, err)
 			}
 		}
 		if err == io.EOF {

@@ -18,7 +18,7 @@ const (
 	WorkInstances = "/v1/instances" // PUT /{instance} with a StartRequest: an Instance, as soon as it is ready; DELETE /{instance}: it is gone
 	WorkInvoke    = "invoke"        // POST /v1/instances/{instance}/invoke: one invocation
 	WorkLane      = "/v1/lane"      // GET with Upgrade: requests by package lane from then on, for invocations that need not stream
-	WorkLogs      = "/v1/logs"      // GET /{namespace}/{name}?version=&since=&limit=: the newest LogLines from a time (RFC 3339) on, one a line, oldest first
+	WorkLogs      = "/v1/logs"      // GET /{namespace}/{name}?version=&since=&limit=: LogLines, one a line, oldest first
 )
 
 // Headers of an invocation, on its way from the scheduler to the instance. All others of the request and of the answer are the
