@@ -102,7 +102,9 @@ func (c *httpContract) invoke(w http.ResponseWriter, r *http.Request, inv invoca
 	h := w.Header()
 	copyHeader(h, answer.Header)
 	for name := range answer.Trailer {
-		h.Add("Trailer", name)
+		if !ours(name) {
+			h.Add("Trailer", name)
+		}
 	}
 	w.WriteHeader(answer.StatusCode)
 	if f := c.copy(ctx, w, answer, inv); f != nil {

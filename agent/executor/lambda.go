@@ -167,7 +167,7 @@ func payloadFailure(err error) *failure {
 	if errors.Is(err, errTooLarge) {
 		return fail(api.FailureTooLarge, "the payload has more than %d bytes", MaxPayload)
 	}
-	return fail(api.FailureNoInstance, "read the payload: %w", err)
+	return fail(api.FailureTimeout, "the caller has gone: %w", err)
 }
 
 func timedOut(inv invocation) *failure {

@@ -114,9 +114,9 @@ func TestLargeBody(t *testing.T) {
 // TestTimeoutHTTP: the request is cancelled, and the instance stays.
 func TestTimeoutHTTP(t *testing.T) {
 	w := start(t, nil)
-	fn := w.function(api.ContractHTTP, func(fn *api.Function) { fn.Timeout.Duration = 300 * time.Millisecond })
+	fn := w.function(api.ContractHTTP, nil)
 	w.instance("a", fn)
-	w.fails(api.FailureTimeout, "a", "", api.HeaderPath, "/sleep")
+	w.fails(api.FailureTimeout, "a", "", api.HeaderPath, "/sleep", api.HeaderDeadline, unixMilli(time.Now().Add(300*time.Millisecond)))
 	eventually(t, "the program is told", func() bool { return printed(w.logs(fn), "cancelled") })
 	if got := w.headers("a", "still there"); got.Body != "still there" {
 		t.Errorf("%+v", got)
@@ -178,12 +178,12 @@ func TestConcurrentHTTP(t *testing.T) {
 }
 
 func TestSIGTERM(t *testing.T) {
-	w := start(t, func(cfg *executor.Config) { cfg.StopGrace = time.Second })
+	w := start(t, func(cfg *executor.Config) { cfg.StopGrace = 3 * time.Second })
 	for how, want := range map[string]func(took time.Duration, lines []api.LogLine) bool{
 		"print": func(took time.Duration, lines []api.LogLine) bool {
-			return took < time.Second && printed(lines, "told to end")
+			return took < 3*time.Second && printed(lines, "told to end")
 		},
-		"ignore": func(took time.Duration, _ []api.LogLine) bool { return took >= time.Second },
+		"ignore": func(took time.Duration, _ []api.LogLine) bool { return took >= 3*time.Second },
 	} {
 		fn := w.function(api.ContractHTTP, func(fn *api.Function) { fn.Name, fn.Env = "fn-"+how, map[string]string{"SIGTERM": how} })
 		w.instance(how, fn)

@@ -124,11 +124,11 @@ func TestGarbage(t *testing.T) {
 
 func TestTimeoutKillsLambda(t *testing.T) {
 	w := start(t, nil)
-	fn := w.function(api.ContractLambda, func(fn *api.Function) { fn.Timeout.Duration = 300 * time.Millisecond })
+	fn := w.function(api.ContractLambda, nil)
 	w.instance("a", fn)
 	begin := time.Now()
-	f := w.fails(api.FailureTimeout, "a", `{"do":"sleep","timeout":60000000000}`)
-	if took := time.Since(begin); took < 300*time.Millisecond || took > 5*time.Second {
+	f := w.fails(api.FailureTimeout, "a", `{"do":"sleep","timeout":60000000000}`, api.HeaderDeadline, unixMilli(begin.Add(300*time.Millisecond)))
+	if took := time.Since(begin); took < 299*time.Millisecond || took > 5*time.Second {
 		t.Errorf("%+v came after %v", f, took)
 	}
 	w.gone("a")
@@ -152,7 +152,7 @@ func TestInitFailures(t *testing.T) {
 		"exit": {"exit code 3", "no database"}, "error": {`"errorMessage":"no database"`, "reported"}, "never": {"did not ask for an invocation", "still thinking"},
 	} {
 		fn := w.function(api.ContractLambda, func(fn *api.Function) {
-			fn.Name, fn.Env, fn.StartTimeout.Duration = "fn-"+init, map[string]string{"INIT": init}, 2*time.Second
+			fn.Name, fn.Env, fn.StartTimeout.Duration = "fn-"+init, map[string]string{"INIT": init}, 5*time.Second
 		})
 		a := w.startInstance(init, fn)
 		if a.failure == nil || a.failure.Kind != api.FailureInit || !strings.Contains(a.failure.Error, want[0]) || !strings.Contains(a.failure.Log, want[1]) {
@@ -234,7 +234,7 @@ func TestBusy(t *testing.T) {
 	w := start(t, nil)
 	w.instance("a", w.function(api.ContractLambda, nil))
 	done := make(chan answer, 1)
-	go func() { done <- w.invoke("a", `{"do":"sleep","timeout":1000000000}`) }()
+	go func() { done <- w.invoke("a", `{"do":"sleep","timeout":3000000000}`) }()
 	eventually(t, "the first one runs", func() bool { return w.node().Instances[0].InFlight == 1 })
 	w.fails(api.FailureBusy, "a", `{"do":"echo"}`)
 	if a := <-done; a.failure != nil {

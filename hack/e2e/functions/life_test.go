@@ -95,7 +95,7 @@ func TestFormerRun(t *testing.T) {
 
 // TestUnusedImages are removed, and pulled again when they are needed.
 func TestUnusedImages(t *testing.T) {
-	w := start(t, func(cfg *executor.Config) { cfg.KeepImages = 400 * time.Millisecond })
+	w := start(t, func(cfg *executor.Config) { cfg.KeepImages = 3 * time.Second })
 	fn := w.function(api.ContractLambda, nil)
 	images := func() int {
 		out, err := w.daemon.Ctr(t.Context(), "-n", w.config.Namespace, "images", "ls", "-q").Output()

@@ -47,7 +47,7 @@ func TestFloodOfLogs(t *testing.T) {
 	}
 	used := cpuTime(t) - before
 	t.Logf("1 GB of output took %v of the agent's CPU time", used)
-	if used > 5*time.Second {
+	if used > 8*time.Second {
 		t.Errorf("1 GB of output took %v of the agent's CPU time", used)
 	}
 	var m runtime.MemStats
