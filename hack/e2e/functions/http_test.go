@@ -133,6 +133,18 @@ func TestHung(t *testing.T) {
 	w.gone("a")
 }
 
+// TestDeaf: an instance that takes no connections any more is ended, although nobody invokes it.
+func TestDeaf(t *testing.T) {
+	w := start(t, func(cfg *executor.Config) { cfg.HealthEvery = 100 * time.Millisecond })
+	fn := w.function(api.ContractHTTP, nil)
+	w.instance("a", fn)
+	w.invoke("a", "", api.HeaderPath, "/deaf")
+	w.gone("a")
+	if !printed(w.logs(fn), "deaf") {
+		t.Errorf("log: %v", w.logs(fn))
+	}
+}
+
 func TestHTTPProtocol(t *testing.T) {
 	w := start(t, nil)
 	w.instance("a", w.function(api.ContractHTTP, nil))

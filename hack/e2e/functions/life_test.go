@@ -3,14 +3,11 @@ package functions
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/xylem-project/xylem/agent/executor"
 	"github.com/xylem-project/xylem/scheduler/api"
@@ -63,34 +60,6 @@ func TestNothingIsLeft(t *testing.T) {
 	if left := w.left(); len(left) > 0 {
 		t.Errorf("after the executor's end: %q", left)
 	}
-}
-
-// TestFormerRun: what an executor that was killed left is removed by the next one.
-func TestFormerRun(t *testing.T) {
-	w := start(t, nil)
-	fn := w.function(api.ContractLambda, nil)
-	w.instance("a", fn)
-	w.stop()
-	// As after a crash: a container that nobody knows, frozen, with a snapshot beside it.
-	ns := []string{"-n", w.config.Namespace}
-	for _, args := range [][]string{
-		{"run", "--detach", "--snapshotter", "overlayfs", "--env", "INIT=never", fn.Ref(), "stale"},
-		{"tasks", "pause", "stale"},
-	} {
-		if out, err := w.daemon.Ctr(t.Context(), append(ns, args...)...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v %s", args, err, out)
-		}
-	}
-	netns := filepath.Join(w.config.State, "netns", "1")
-	must(t, os.WriteFile(netns, nil, 0o600))
-	must(t, unix.Mount("/proc/self/ns/net", netns, "", unix.MS_BIND, ""))
-	w.run()
-	if left := w.left(); len(left) > 0 {
-		t.Errorf("the next executor left %q", left)
-	}
-	w.instance("a", fn)
-	w.ask("a", `{"do":"echo"}`)
-	w.stop()
 }
 
 // TestUnusedImages are removed, and pulled again when they are needed.

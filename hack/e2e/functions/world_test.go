@@ -24,14 +24,11 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/opencontainers/go-digest"
-	"go.uber.org/goleak"
 
 	"github.com/xylem-project/xylem/agent/executor"
 	"github.com/xylem-project/xylem/hack/containerdtest"
 	"github.com/xylem-project/xylem/scheduler/api"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // must is for steps that are not what a test is about.
 func must(t *testing.T, err error) {
