@@ -1,4 +1,5 @@
-// Command bench-fn measures what calls of functions cost and gain: what a placement decision takes, and what it is worth to the caches of instances.
+// Command bench-fn measures what calls of functions cost and gain: how long invocations and starts take, in turn with what they are compared with, what a
+// placement decision takes, and what it is worth to the caches of instances.
 //
 //	go run ./hack/bench-fn [-graph FILE]          or `make bench-fn GRAPH=FILE`
 //
@@ -7,6 +8,7 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"slices"
 
@@ -14,9 +16,14 @@ import (
 )
 
 func main() {
-	b := &bench{Run: figures.NewRun("bench-fn", slices.Concat(pickRows, replayRows()))}
+	b := &bench{Run: figures.NewRun("bench-fn", slices.Concat(lambdaRows, endToEndRows, coldRows, burstRows, pickRows, replayRows()))}
 	flag.StringVar(&b.graph, "graph", "", "edges of the graph socfb-Reed98; empty for a synthetic one")
-	b.Main(figures.Step{Name: "pick", Do: b.pick}, figures.Step{Name: "replay", Do: b.replay})
+	b.Main(
+		figures.Step{Name: "lambda", Do: func(ctx context.Context) error { return measureLambda(ctx, b.Run) }},
+		figures.Step{Name: "e2e", Do: b.endToEnd},
+		figures.Step{Name: "cold", Do: func(ctx context.Context) error { return measureCold(ctx, b.Run) }},
+		figures.Step{Name: "burst", Do: b.burst},
+		figures.Step{Name: "pick", Do: b.pick}, figures.Step{Name: "replay", Do: b.replay})
 }
 
 // bench is one run.

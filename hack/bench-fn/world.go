@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -58,10 +57,8 @@ func startFunctionNode(ctx context.Context, xylem string) (_ *functionNode, err 
 // push builds the program, puts its image and block image into the registry, and makes a function of it.
 func (n *functionNode) push(ctx context.Context) error {
 	n.program = n.lab.Path("fn")
-	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags", "-s -w", "-o", n.program, "./hack/functions/lambda")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the function: %w: %s", err, out)
+	if err := nodelab.BuildFunction(ctx, ".", "lambda", n.program); err != nil {
+		return err
 	}
 	binary, err := os.ReadFile(n.program)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -106,8 +107,21 @@ func (u *Up) Close() (err error) {
 	return errors.Join(err, containerdtest.UnmountBelow(u.dir), os.RemoveAll(u.dir))
 }
 
-// FunctionImage builds the image of a program of hack/functions, which are given by the directory of the module, with more files if
-// wanted.
+// BuildFunction builds a program of hack/functions, which are given by the directory of the module, as a file.
+func BuildFunction(ctx context.Context, module, program, to string) error {
+	to, err := filepath.Abs(to)
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags", "-s -w", "-o", to, "./hack/functions/"+program)
+	cmd.Dir, cmd.Env = module, append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the function %s: %w: %s", program, err, out)
+	}
+	return nil
+}
+
+// FunctionImage builds the image of a program of hack/functions, with more files if wanted.
 func FunctionImage(ctx context.Context, module, program string, files map[string][]byte) (v1.Image, error) {
 	dir, err := os.MkdirTemp("", "function-")
 	if err != nil {
@@ -115,18 +129,14 @@ func FunctionImage(ctx context.Context, module, program string, files map[string
 	}
 	defer os.RemoveAll(dir)
 	to := filepath.Join(dir, program)
-	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags", "-s -w", "-o", to, "./hack/functions/"+program)
-	cmd.Dir, cmd.Env = module, append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build the function %s: %w: %s", program, err, out)
+	if err := BuildFunction(ctx, module, program, to); err != nil {
+		return nil, err
 	}
 	all := map[string][]byte{}
 	if all["bin/fn"], err = os.ReadFile(to); err != nil {
 		return nil, err
 	}
-	for path, content := range files {
-		all[path] = content
-	}
+	maps.Copy(all, files)
 	return containerdtest.Image([]string{"/bin/fn"}, all)
 }
 
