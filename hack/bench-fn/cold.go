@@ -84,7 +84,7 @@ const bundleSnapshot = "bundle"
 
 // bundle makes one of the instance "first". Its program finds a server on the machine's loopback device.
 func (n *functionNode) bundle(ctx context.Context) (*runcBundle, error) {
-	ctx = namespaces.WithNamespace(ctx, functionNamespace)
+	ctx = namespaces.WithNamespace(ctx, functionNamespace())
 	client, err := containerd.New(n.node.Containerd.Address)
 	if err != nil {
 		return nil, err
@@ -186,7 +186,7 @@ func (b *runcBundle) run(ctx context.Context, id string) (time.Duration, error) 
 }
 
 func (b *runcBundle) close(ctx context.Context) error {
-	ctx = namespaces.WithNamespace(context.WithoutCancel(ctx), functionNamespace)
+	ctx = namespaces.WithNamespace(context.WithoutCancel(ctx), functionNamespace())
 	return errors.Join(
 		mount.UnmountAll(filepath.Join(b.dir, "rootfs"), unix.MNT_DETACH),
 		b.client.SnapshotService("xylem").Remove(ctx, bundleSnapshot),

@@ -31,8 +31,8 @@ type functionNode struct {
 	done    chan error
 }
 
-// functionNamespace of containerd is the executor's.
-const functionNamespace = "bench-fn"
+// functionNamespace of containerd is the executor's. runc knows containers by namespace and name, on the whole machine, so each run has its own.
+func functionNamespace() string { return fmt.Sprintf("bench-fn-%d", os.Getpid()) }
 
 // startFunctionNode starts one with the block image of a function of the contract "lambda".
 func startFunctionNode(ctx context.Context, xylem string) (_ *functionNode, err error) {
@@ -88,7 +88,7 @@ func (n *functionNode) push(ctx context.Context) error {
 func (n *functionNode) execute() error {
 	n.state = n.lab.Path("executor")
 	e, err := executor.New(executor.Config{
-		State: n.state, Containerd: n.node.Containerd.Address, Namespace: functionNamespace, Images: noImages{}, Memory: 4 << 30, CPU: 100_000, PauseAfter: -1,
+		State: n.state, Containerd: n.node.Containerd.Address, Namespace: functionNamespace(), Images: noImages{}, Memory: 4 << 30, CPU: 100_000, PauseAfter: -1,
 		Resolver: docker.NewResolver(docker.ResolverOptions{Hosts: docker.ConfigureDefaultRegistries(docker.WithPlainHTTP(docker.MatchAllHosts))}),
 	})
 	if err != nil {
@@ -105,7 +105,7 @@ func (n *functionNode) close() error {
 	var errs []error
 	if n.stop != nil {
 		n.stop()
-		errs = append(errs, <-n.done)
+		errs = append(errs, <-n.done, containerdtest.RemoveNamespace(functionNamespace()))
 	}
 	if n.node != nil {
 		errs = append(errs, n.node.Close())

@@ -48,6 +48,20 @@ func Clean(dir string) error {
 	return errors.Join(d.killShims(), d.removeBundles(), UnmountBelow(dir))
 }
 
+// RemoveNamespace removes what runc keeps on the machine for a namespace of containerd when its last container has gone: empty directories
+// of state and cgroups.
+func RemoveNamespace(namespace string) error {
+	var errs []error
+	for _, parent := range []string{runcRoot, "/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		dirs, err := filepath.Glob(filepath.Join(parent, namespace))
+		errs = append(errs, err)
+		for _, dir := range dirs {
+			errs = append(errs, os.Remove(dir))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 func (d *Daemon) running() bool {
 	select {
 	case <-d.exited:

@@ -31,6 +31,7 @@ func lazyWorld(t *testing.T, lab *nodelab.Lab, cfg nodelab.NodeConfig) (*world, 
 	t.Cleanup(func() { must(t, node.Close()) })
 	w := &world{t: t, dir: shortDir(t), daemon: node.Containerd, registry: lab.Host()}
 	w.config = w.executorConfig("xylem")
+	t.Cleanup(func() { must(t, containerdtest.RemoveNamespace(w.config.Namespace)) })
 	w.run()
 	t.Cleanup(func() { w.stop() })
 	return w, node

@@ -63,6 +63,7 @@ func start(t *testing.T, change func(*executor.Config)) *world {
 	must(t, err)
 	t.Cleanup(func() { must(t, w.daemon.Stop()) })
 	w.config = w.executorConfig("overlayfs")
+	t.Cleanup(func() { must(t, containerdtest.RemoveNamespace(w.config.Namespace)) })
 	if change != nil {
 		change(&w.config)
 	}
