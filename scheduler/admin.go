@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -85,7 +86,7 @@ func (a *admin) control(mux *http.ServeMux) *http.ServeMux {
 	return mux
 }
 
-// keys adds the calls about users' access keys.
+// keys adds the calls about users' access keys, and what else they need to connect.
 func (a *admin) keys(mux *http.ServeMux) {
 	s := a.server
 	mux.Handle("POST /v1/keys", s.call("admin", func(r *http.Request) (any, error) {
@@ -94,6 +95,9 @@ func (a *admin) keys(mux *http.ServeMux) {
 			return nil, err
 		}
 		return a.work.keys.Create(r.Context(), request)
+	}))
+	mux.Handle("GET /v1/ca", s.call("admin", func(*http.Request) (any, error) {
+		return api.CAResponse{PEM: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.authority.ca.Raw}))}, nil
 	}))
 	mux.Handle("GET /v1/keys", s.call("admin", func(r *http.Request) (any, error) { return a.work.keys.List(r.Context()) }))
 	mux.Handle("DELETE /v1/keys/{id}", s.call("admin", func(r *http.Request) (any, error) {

@@ -53,6 +53,6 @@ func newScheduler(a *app) *cobra.Command {
 		return scheduler.Run(cmd.Context(), config)
 	}
 	s := &schedulerAdmin{a, &config}
-	cmd.AddCommand(s.token(), s.key(), s.agents(), s.revoke(), s.pardon(), s.revoked())
+	cmd.AddCommand(s.token(), s.key(), s.ca(), s.agents(), s.revoke(), s.pardon(), s.revoked())
 	return cmd
 }

@@ -15,6 +15,22 @@ func (s *schedulerAdmin) key() *cobra.Command {
 	return group("key", "Make, list and revoke the keys with which users make and invoke functions", s.createKey(), s.listKeys(), s.revokeKey())
 }
 
+func (s *schedulerAdmin) ca() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "ca", Short: "Print the certificate of the cluster's CA", Args: usage(cobra.NoArgs),
+		Long: "Ca prints the certificate, PEM, with which users on other machines verify the scheduler: give it to 'xylem fn --ca-file'.",
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		text, err := s.client().CA(cmd.Context())
+		if err != nil {
+			return adviseScheduler(err, "")
+		}
+		_, err = io.WriteString(s.out, text)
+		return err
+	}
+	return cmd
+}
+
 func (s *schedulerAdmin) createKey() *cobra.Command {
 	var request api.KeyRequest
 	cmd := &cobra.Command{

@@ -54,6 +54,13 @@ func (a *Admin) RevokeToken(ctx context.Context, id string) error {
 	return a.call(ctx, http.MethodDelete, "/v1/tokens/"+url.PathEscape(id), nil, nil)
 }
 
+// CA returns the certificate of the cluster's CA, PEM.
+func (a *Admin) CA(ctx context.Context) (string, error) {
+	var r CAResponse
+	err := a.call(ctx, http.MethodGet, "/v1/ca", nil, &r)
+	return r.PEM, err
+}
+
 // CreateKey makes an access key for users.
 func (a *Admin) CreateKey(ctx context.Context, request KeyRequest) (r KeyResponse, err error) {
 	err = a.call(ctx, http.MethodPost, "/v1/keys", request, &r)

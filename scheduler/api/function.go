@@ -356,3 +356,8 @@ type KeyResponse struct {
 	KeyInfo
 	Secret string `json:"secret"`
 }
+
+// CAResponse is the certificate of the cluster's CA (GET /v1/ca on the admin socket), which users of an https endpoint need.
+type CAResponse struct {
+	PEM string `json:"pem"`
+}

@@ -57,6 +57,9 @@ func NewUser(cfg UserConfig) (*User, error) {
 	return &User{url: strings.TrimSuffix(cfg.URL, "/"), namespace: cfg.Namespace, key: cfg.Key, http: &http.Client{Transport: transport}}, nil
 }
 
+// Close closes connections that are not in use.
+func (u *User) Close() { u.http.CloseIdleConnections() }
+
 // do sends a request and returns the answer, or the error that it says. The path is escaped already.
 func (u *User) do(ctx context.Context, method, path string, header http.Header, body io.Reader) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, u.url+path, body)
