@@ -35,7 +35,7 @@ const pollEvery = 5 * time.Second
 
 func newFunctions(ctx context.Context, srv *server, s store.Store) *functions {
 	k, log := srv.keeper, srv.cfg.Log
-	f := &functions{server: srv, fleet: fleet.New(pollEvery, log)}
+	f := &functions{server: srv, fleet: fleet.New(invoke.Prefix(k.self), pollEvery, log)}
 	f.registry = function.New(s, invoke.Images{Fleet: f.fleet}, log)
 	f.dispatcher = invoke.NewDispatcher(ctx, invoke.Config{
 		Self: k.self, Fleet: f.fleet, Functions: f.registry, Queue: srv.cfg.Queue, Mine: k.isMine, Log: log})

@@ -38,8 +38,9 @@ type Executor struct {
 
 	mu        sync.Mutex
 	instances map[string]*instance
-	memory    int64 // of all instances, bytes
-	cpu       int   // of all instances, thousandths of a core
+	memory    int64                // of all instances, bytes
+	cpu       int                  // of all instances, thousandths of a core
+	asked     map[string]time.Time // when schedulers asked last how the node is, by name
 	stopping  bool
 }
 
@@ -51,7 +52,7 @@ func New(cfg Config) (*Executor, error) {
 	}
 	return &Executor{
 		cfg: cfg, logs: newLogs(cfg.LogBytes, cfg.LogRate), crashes: newCrashes(cfg), running: make(chan struct{}),
-		instances: map[string]*instance{}, spares: newSpares(filepath.Join(cfg.State, "netns"), cfg.Spares),
+		instances: map[string]*instance{}, asked: map[string]time.Time{}, spares: newSpares(filepath.Join(cfg.State, "netns"), cfg.Spares),
 	}, nil
 }
 
@@ -181,6 +182,39 @@ func (e *Executor) Status() api.NodeStatus {
 	}
 	slices.SortFunc(s.Instances, func(a, b api.Instance) int { return strings.Compare(a.ID, b.ID) })
 	return s
+}
+
+// heard notes that a scheduler asks how the node is.
+func (e *Executor) heard(scheduler string) {
+	if scheduler == "" || len(scheduler) > maxName {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.asked) >= maxSchedulers {
+		clear(e.asked)
+	}
+	e.asked[scheduler] = time.Now()
+}
+
+const (
+	// maxSchedulers is how many schedulers' questions are remembered, maxName how long their names are.
+	maxSchedulers, maxName = 100, 64
+	// orphanAfter is how long an instance is kept of which no scheduler has asked.
+	orphanAfter = 15 * time.Minute
+)
+
+// isOrphan says whether the scheduler of an instance is gone: it has not asked for long, so nobody knows of the instance.
+func (e *Executor) isOrphan(in *instance, now time.Time) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	last := in.began
+	for name, at := range e.asked {
+		if strings.HasPrefix(in.id, name) && at.After(last) {
+			last = at
+		}
+	}
+	return now.Sub(last) > orphanAfter
 }
 
 // logName is under which a function's log is kept.

@@ -23,7 +23,10 @@ const (
 // Handler serves the calls of scheduler/api/work.go. It trusts its caller: serve it on a connection to the scheduler only.
 func (e *Executor) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+api.WorkNode, func(w http.ResponseWriter, _ *http.Request) { answer(w, e.Status()) })
+	mux.HandleFunc("GET "+api.WorkNode, func(w http.ResponseWriter, r *http.Request) {
+		e.heard(r.URL.Query().Get("scheduler"))
+		answer(w, e.Status())
+	})
 	mux.HandleFunc("POST "+api.WorkImages, e.serveImage)
 	mux.HandleFunc("PUT "+api.WorkInstances+"/{instance}", e.serveStart)
 	mux.HandleFunc("DELETE "+api.WorkInstances+"/{instance}", e.serveDelete)

@@ -23,6 +23,7 @@ const (
 
 var (
 	errDeleted  = errors.New("it was deleted")
+	errOrphan   = errors.New("its scheduler is gone")
 	errShutdown = errors.New("the agent stops")
 )
 
@@ -222,7 +223,11 @@ func (in *instance) watch() {
 				in.ex.cfg.Log.Warn("instance cannot be paused", "instance", in.id, "err", err)
 			}
 			pause.Reset(again)
-		case <-health.C:
+		case now := <-health.C:
+			if in.ex.isOrphan(in, now) && in.status().InFlight == 0 {
+				in.stop(errOrphan)
+				continue
+			}
 			failures = in.examine(failures)
 		case <-in.checks:
 			failures = in.examine(failures)

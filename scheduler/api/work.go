@@ -13,7 +13,7 @@ const WorkProtocol = "xylem-work/1"
 
 // Where an agent's calls are on that connection. {instance} is chosen by the scheduler.
 const (
-	WorkNode      = "/v1/node"      // GET: a NodeStatus
+	WorkNode      = "/v1/node"      // GET ?scheduler=NAME: a NodeStatus. Instances whose IDs begin with a NAME that does not ask any more are stopped in time
 	WorkImages    = "/v1/images"    // POST ImageRequest: an ImageAnswer
 	WorkInstances = "/v1/instances" // PUT /{instance} with a StartRequest: an Instance, as soon as it is ready; DELETE /{instance}: it is gone
 	WorkInvoke    = "invoke"        // POST /v1/instances/{instance}/invoke: one invocation

@@ -43,6 +43,7 @@ type Observer interface {
 
 // Fleet is safe for concurrent use.
 type Fleet struct {
+	name     string
 	every    time.Duration
 	log      *slog.Logger
 	observer Observer
@@ -51,9 +52,10 @@ type Fleet struct {
 	nodes map[string]*Node // by peer ID
 }
 
-// New returns a Fleet without nodes, which asks them that often how they are. Observe it before it serves any.
-func New(poll time.Duration, log *slog.Logger) *Fleet {
-	return &Fleet{every: poll, log: log, nodes: map[string]*Node{}}
+// New returns a Fleet without nodes, which asks them that often how they are, in the name with which the IDs of its instances begin. Observe
+// it before it serves any.
+func New(name string, poll time.Duration, log *slog.Logger) *Fleet {
+	return &Fleet{name: name, every: poll, log: log, nodes: map[string]*Node{}}
 }
 
 // Observe has o told of nodes from now on.
@@ -72,7 +74,7 @@ func (f *Fleet) Serve(ctx context.Context, peer string, conn net.Conn) error {
 	defer n.close()
 	stop := context.AfterFunc(ctx, n.close)
 	defer stop()
-	status, err := n.ask(ctx)
+	status, err := n.ask(ctx, f.name)
 	if err == nil {
 		err = n.open(ctx)
 	}
@@ -124,7 +126,7 @@ func (f *Fleet) poll(ctx context.Context, n *Node) error {
 			return fmt.Errorf("%w: %s: connection closed", ErrLost, n.Peer)
 		case <-ticker.C:
 		}
-		status, err := n.ask(ctx)
+		status, err := n.ask(ctx, f.name)
 		if err != nil {
 			return fmt.Errorf("node %s: %w", n.Peer, err)
 		}

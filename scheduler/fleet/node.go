@@ -144,11 +144,11 @@ func (n *Node) call(ctx context.Context, method, path string, request, answer an
 	return nil
 }
 
-// ask asks a node how it is.
-func (n *Node) ask(ctx context.Context) (s api.NodeStatus, err error) {
+// ask asks a node how it is, in a scheduler's name.
+func (n *Node) ask(ctx context.Context, name string) (s api.NodeStatus, err error) {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	if err = n.call(ctx, http.MethodGet, api.WorkNode, nil, &s); err == nil && (s.Memory < 0 || s.CPU < 0) {
+	if err = n.call(ctx, http.MethodGet, api.WorkNode+"?scheduler="+url.QueryEscape(name), nil, &s); err == nil && (s.Memory < 0 || s.CPU < 0) {
 		err = fmt.Errorf("it has %d bytes and %d thousandths of a core", s.Memory, s.CPU)
 	}
 	return s, err

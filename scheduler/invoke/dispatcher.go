@@ -54,7 +54,7 @@ type Dispatcher struct {
 
 // NewDispatcher returns a Dispatcher without instances. It starts nothing after ctx has ended.
 func NewDispatcher(ctx context.Context, cfg Config) *Dispatcher {
-	d := &Dispatcher{cfg: cfg, fleet: cfg.Fleet, prefix: prefixOf(cfg.Self), running: ctx, metrics: newMetrics(), pools: map[string]*pool{}}
+	d := &Dispatcher{cfg: cfg, fleet: cfg.Fleet, prefix: Prefix(cfg.Self), running: ctx, metrics: newMetrics(), pools: map[string]*pool{}}
 	d.fleet.Observe(d)
 	return d
 }

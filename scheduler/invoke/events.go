@@ -14,7 +14,7 @@ import (
 	"github.com/xylem-project/xylem/scheduler/store"
 )
 
-// Keys in the store: each scheduler has a queue, named by prefixOf its URL, that others take over when it is gone.
+// Keys in the store: each scheduler has a queue, named by Prefix of its URL, that others take over when it is gone.
 const (
 	queuesPrefix = "queues/" // + queue; the scheduler's URL
 	eventsPrefix = "events/" // + queue + "/" + ID; event in JSON
@@ -73,7 +73,7 @@ func (e *event) key() string { return eventsPrefix + e.queue + "/" + e.ID }
 
 // NewEvents returns Events that run nothing before Run.
 func NewEvents(cfg EventsConfig) *Events {
-	return &Events{cfg: cfg, queue: strings.TrimSuffix(prefixOf(cfg.Self), "-"), backlogs: map[string]*backlog{}}
+	return &Events{cfg: cfg, queue: strings.TrimSuffix(Prefix(cfg.Self), "-"), backlogs: map[string]*backlog{}}
 }
 
 // Accept returns nil when the invocation is in the store, from where it cannot be lost.

@@ -19,8 +19,8 @@ const (
 	rebalanceEvery = 5 * time.Second
 )
 
-// prefixOf begins the IDs of instances that a scheduler starts.
-func prefixOf(self string) string {
+// Prefix begins the IDs of instances that a scheduler starts, by its URL.
+func Prefix(self string) string {
 	sum := sha256.Sum256([]byte(self))
 	return hex.EncodeToString(sum[:4]) + "-"
 }

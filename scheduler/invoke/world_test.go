@@ -157,7 +157,7 @@ func newWorld(t *testing.T, s store.Store) *world {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	w := &world{t: t, store: s, ctx: ctx, functions: function.New(s, registry{}, log), fleet: fleet.New(100*time.Millisecond, log)}
+	w := &world{t: t, store: s, ctx: ctx, functions: function.New(s, registry{}, log), fleet: fleet.New(invoke.Prefix(self), 100*time.Millisecond, log)}
 	w.dispatcher = invoke.NewDispatcher(ctx, invoke.Config{Self: self, Fleet: w.fleet, Functions: w.functions, Queue: 100, Mine: func(string) bool { return true }, Log: log})
 	events := invoke.NewEvents(invoke.EventsConfig{Self: self, Store: s, Functions: w.functions, Invoke: w.dispatcher.Invoke, Adopts: func(string) bool { return false }, Log: log})
 	var tasks sync.WaitGroup
