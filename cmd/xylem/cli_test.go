@@ -69,7 +69,8 @@ func TestHelpOfEveryCommand(t *testing.T) {
 // Every command whose RunE prints data has --output; those that stream or print nothing do not.
 func TestOutputFlagWhereDataIsPrinted(t *testing.T) {
 	without := []string{"", "unmount", "run", "agent", "proxy", "cache", "record", "record start", "record stop", "key", "setup",
-		"scheduler", "scheduler token", "scheduler token revoke", "scheduler revoke", "scheduler pardon"}
+		"scheduler", "scheduler token", "scheduler token revoke", "scheduler revoke", "scheduler pardon", "scheduler key", "scheduler key revoke", "scheduler ca",
+		"fn", "fn alias", "fn alias set", "fn alias delete", "fn delete", "fn invoke", "up"}
 	walk(newRoot(stdio{}), func(path []string, cmd *cobra.Command) {
 		name := strings.Join(path, " ")
 		if has := cmd.Flags().Lookup("output") != nil; has == slices.Contains(without, name) {

@@ -110,12 +110,15 @@ func TestAsManyInstancesAsNeeded(t *testing.T) {
 
 func TestOverloadIsRefused(t *testing.T) {
 	w := newWorld(t, store.NewMemory())
-	release := make(chan struct{})
-	w.node(func(rw http.ResponseWriter, r *http.Request) { <-release; echo(rw, r) })
+	release, running := make(chan struct{}), make(chan struct{}, 200)
+	w.node(func(rw http.ResponseWriter, r *http.Request) { running <- struct{}{}; <-release; echo(rw, r) })
 	w.create(api.FunctionSpec{Name: "f", Contract: api.ContractLambda, Max: 1})
 	var clients sync.WaitGroup
 	var served, refused atomic.Int64
-	for range 150 { // one runs, a hundred wait
+	for i := range 150 { // one runs, a hundred wait
+		if i == 1 {
+			<-running
+		}
 		clients.Go(func() {
 			switch status, body, header := w.do(http.MethodPost, awsPath("f"), `1`, nil); {
 			case status == 200:
