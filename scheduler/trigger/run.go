@@ -80,7 +80,9 @@ func (ev *Evaluator) Failed(now time.Time, r Run, why string) (Output, error) {
 		switch {
 		case known == nil && r.ID.owned() && !s.finished[r.ID]:
 			s.add(Firing{Session: s.id, ID: r.ID, Function: r.Function, Attempt: r.Attempt}).fail(why)
-		case known != nil && known.attempt == r.Attempt && !known.waits:
+		case known != nil && known.attempt == r.Attempt && known.waits:
+			known.ended = true // the next attempt is coming already, unless an object of this one does
+		case known != nil && known.attempt == r.Attempt:
 			known.fail(why)
 		}
 		return nil
