@@ -54,6 +54,7 @@ var rules = []rule{
 	{"scheduler/placement", []string{"scheduler/api", "tree"}, "pure policy"},
 	{"scheduler/placement/dag", nil, "colours and runs a graph of invocations, whoever invokes"},
 	{"scheduler/trigger", nil, "pure policy"},
+	{"scheduler/trigger/app", []string{"scheduler/trigger"}, "reads what users write; evaluators do not care where it comes from"},
 	{"scheduler/store", nil, "keys and values, whatever the scheduler keeps in them"},
 	{"scheduler/store/etcd", []string{"scheduler/store"}, "a Store"},
 	{"scheduler/store/storetest", []string{"scheduler/store"}, "judges every Store, so it may know none of them"},

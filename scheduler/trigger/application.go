@@ -73,6 +73,7 @@ type Rerun struct {
 const (
 	maxAttempts = 100
 	maxBackoff  = 5 * time.Minute
+	maxTime     = 366 * 24 * time.Hour // of anything, so that sums do not overflow
 )
 
 // wait returns the back-off after an attempt.
@@ -116,10 +117,15 @@ func (p Problem) String() string { return p.Place + ": " + p.What }
 // Problems is an error of kind ErrInvalid.
 type Problems []Problem
 
+// Error lists them in one line; beyond twenty it says only how many there are.
 func (p Problems) Error() string {
-	lines := make([]string, len(p))
-	for i := range p {
-		lines[i] = p[i].String()
+	const most = 20
+	var lines []string
+	for _, problem := range p[:min(len(p), most)] {
+		lines = append(lines, problem.String())
+	}
+	if len(p) > most {
+		lines = append(lines, fmt.Sprintf("and %d more", len(p)-most))
 	}
 	return strings.Join(lines, "; ")
 }
@@ -135,16 +141,16 @@ func (a *Application) Validate() error {
 	report := func(place, what string) { found = append(found, Problem{place, what}) }
 	checkName(report, "name", a.Name)
 	for _, f := range a.Functions {
-		checkName(report, "functions."+string(f), string(f))
+		checkName(report, place("functions", string(f)), string(f))
 	}
 	for _, b := range a.Buckets {
-		checkName(report, "buckets."+string(b), string(b))
+		checkName(report, place("buckets", string(b)), string(b))
 	}
 	a.Limits.check(report)
 	seen := map[Name]bool{}
 	for i := range a.Triggers {
 		t := &a.Triggers[i]
-		at := func(field, what string) { report("triggers."+string(t.Name)+field, what) }
+		at := func(field, what string) { report(place("triggers", string(t.Name))+field, what) }
 		if seen[t.Name] {
 			at("", "declared twice")
 		}
@@ -155,6 +161,14 @@ func (a *Application) Validate() error {
 		return nil
 	}
 	return found
+}
+
+// place names something of the declaration in one line, whatever its name is.
+func place(what, name string) string {
+	if validName.MatchString(name) {
+		return what + "." + name
+	}
+	return fmt.Sprintf("%s.%.80q", what, name)
 }
 
 func checkName(report func(place, what string), place, name string) {
@@ -171,6 +185,9 @@ func (l Limits) check(report func(place, what string)) {
 		if limit.value < 0 {
 			report("limits."+limit.name, "is negative")
 		}
+	}
+	if l.Time > maxTime {
+		report("limits.time", fmt.Sprintf("%v, want at most %v", l.Time, maxTime))
 	}
 }
 
@@ -191,11 +208,11 @@ func (a *Application) checkTrigger(t *Trigger, at func(field, what string)) {
 	if t.Rerun != nil {
 		a.checkRerun(t.Rerun, func(field, what string) { at(".rerun"+field, what) })
 	}
+	t.checkScope(at)
 	if t.Rule == nil {
 		at(".type", "a trigger needs a type")
 		return
 	}
-	t.checkScope(at)
 	t.Rule.check(func(parameter, what string) { at("."+parameter, what) })
 	if r, ok := t.Rule.(Redundant); ok && r.Rest == RestCancel && t.Rerun == nil {
 		at(".rest", `"cancel" needs rerun.source: else it is not known whom to cancel`)
@@ -206,8 +223,12 @@ func (t *Trigger) checkScope(at func(field, what string)) {
 	switch t.Scope {
 	case "", ScopeSession:
 	case ScopeApplication:
-		switch t.Rule.(type) {
-		case ByBatchSize, ByTime:
+		switch rule := t.Rule.(type) {
+		case ByBatchSize:
+			if rule.Timeout == 0 {
+				at(".timeout", "is needed across sessions: there is no end that would fire with an incomplete batch")
+			}
+		case ByTime, nil:
 		default:
 			at(".scope", "only by-batch-size and by-time can take sessions together")
 		}
@@ -227,13 +248,13 @@ func (a *Application) checkFunction(at func(field, what string), field string, f
 
 func (a *Application) checkRerun(r *Rerun, at func(field, what string)) {
 	a.checkFunction(at, ".source", r.Source)
-	if r.Timeout <= 0 {
-		at(".timeout", fmt.Sprintf("%v, must be more than 0", r.Timeout))
+	if r.Timeout <= 0 || r.Timeout > maxTime {
+		at(".timeout", fmt.Sprintf("%v, must be more than 0, at most %v", r.Timeout, maxTime))
 	}
 	if r.Attempts < 1 || r.Attempts > maxAttempts {
 		at(".attempts", fmt.Sprintf("%d, want 1 to %d", r.Attempts, maxAttempts))
 	}
-	if r.Backoff < 0 {
-		at(".backoff", "is negative")
+	if r.Backoff < 0 || r.Backoff > maxTime {
+		at(".backoff", fmt.Sprintf("%v, want 0 to %v", r.Backoff, maxTime))
 	}
 }

@@ -15,10 +15,7 @@ type ByBatchSize struct {
 	Timeout time.Duration
 }
 
-const (
-	maxBatch = 1_000_000
-	maxTime  = 366 * 24 * time.Hour // of anything: clocks do not overflow
-)
+const maxBatch = 1_000_000
 
 // Kind implements Rule.
 func (ByBatchSize) Kind() string { return "by-batch-size" }
