@@ -89,7 +89,7 @@ func (r *Rerun) wait(attempt int) time.Duration {
 type Limits struct {
 	Objects int           // default 1,000,000
 	Bytes   int64         // of all objects together. Default 1 TiB
-	Steps   int           // firings, further attempts included. Default 100,000
+	Steps   int           // invocations, the owner's and further attempts included. Default 100,000
 	Time    time.Duration // from its beginning. Default 24h
 }
 

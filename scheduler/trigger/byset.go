@@ -59,7 +59,7 @@ func (s *set) put(c *cell, o Object) {
 		held := s.Held
 		s.Held = nil
 		c.fire("set", held)
-		c.release(len(c.watched), false)
+		c.release(c.waited, false)
 	}
 }
 

@@ -47,8 +47,11 @@ type cell struct {
 	trigger *trigger
 	session *session // nil: across
 	matcher matcher
-	since   instant       // of the last event
-	watched map[*run]bool // runs of the rerun's source that have not delivered
+	since   instant // of the last event
+	// watched are the runs of the rerun's source from which the trigger waits for an object, in the order in which they became known,
+	// and some from which it does not any more.
+	watched []*run
+	waited  int // how many of them it does wait for
 }
 
 func (c *cell) put(o Object) {
@@ -118,23 +121,30 @@ func (c *cell) ignore(o Object, why string) {
 }
 
 func (c *cell) watch(r *run) {
-	if c.watched == nil {
-		c.watched = map[*run]bool{}
-	}
-	c.watched[r] = true
+	c.watched = append(c.watched, r)
+	c.waited++
 }
 
-// release stops watching up to max runs, those that began first, because the trigger does not need them any more. With cancel, those that
+// unwatch is told that a run need not be waited for. The list is cleaned when most of it is done with, so that it costs O(1) a run.
+func (c *cell) unwatch() {
+	c.waited--
+	if len(c.watched) > 2*c.waited+16 {
+		c.watched = slices.DeleteFunc(c.watched, func(r *run) bool { return !r.watchedBy(c.trigger) })
+	}
+}
+
+// release stops watching up to limit runs, those known for longest, because the trigger does not need them any more. With cancel, those that
 // no other trigger watches are cancelled; they are returned.
 func (c *cell) release(limit int, cancel bool) (cancelled []Invocation) {
-	runs := make([]*run, 0, len(c.watched))
-	for r := range c.watched {
-		runs = append(runs, r)
-	}
-	slices.SortFunc(runs, compareRuns)
-	for _, r := range runs[:min(limit, len(runs))] {
+	for limit > 0 && len(c.watched) > 0 {
+		r := c.watched[0]
+		c.watched[0], c.watched = nil, c.watched[1:]
+		if !r.watchedBy(c.trigger) {
+			continue
+		}
+		limit--
 		r.deliver(c.trigger)
-		if cancel && r.delivered() {
+		if cancel && r.missing() == nil {
 			cancelled = append(cancelled, r.id)
 			r.cancel("trigger " + string(c.trigger.Name) + " has enough")
 		} else {

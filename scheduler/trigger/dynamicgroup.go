@@ -104,6 +104,9 @@ func (g *groups) control(c *cell, source Key, of GroupSet) error {
 	if g.Known && !g.Expected[source] {
 		return fmt.Errorf("%w: control of %.80q, which is none of the %d that are expected", ErrInvalid, source, len(g.Expected))
 	}
+	if !g.In[source] && len(g.In) >= maxKeys || !of.All && g.Groups[of.Group] == nil && len(g.Groups) >= maxKeys {
+		return fmt.Errorf("%w: controls of %d sources and %d groups are in, at most %d of each", ErrInvalid, len(g.In), len(g.Groups), maxKeys)
+	}
 	c.since = c.ev.now
 	if of.All {
 		g.controlAll(c, source)
@@ -145,7 +148,7 @@ func (g *groups) fire(c *cell, names []Group) {
 		}
 	}
 	if g.done() {
-		c.release(len(c.watched), false)
+		c.release(c.waited, false)
 	}
 }
 

@@ -80,7 +80,7 @@ func (j *join) fire(c *cell) {
 	}
 	clear(j.Held)
 	c.fire("join", objects)
-	c.release(len(c.watched), false)
+	c.release(c.waited, false)
 }
 
 func (j *join) done() bool { return j.Announced && len(j.Missing) == 0 }

@@ -19,8 +19,8 @@ type Rest string
 const (
 	// RestIgnore lets them run: their objects are counted, and ignored.
 	RestIgnore Rest = "ignore"
-	// RestCancel cancels the runs of the rerun's source that have not delivered, at most N-K, those that began first. They count as
-	// if they had delivered.
+	// RestCancel cancels the runs of the rerun's source that have not delivered, those known for longest, at most as
+	// many as the round still lacks. They count as if they had delivered.
 	RestCancel Rest = "cancel"
 )
 
@@ -76,7 +76,7 @@ func (r *race) fire(c *cell) {
 	held := r.Held
 	r.Held = nil
 	c.fire(strconv.Itoa(r.Round), held)
-	for _, id := range c.release(r.rule.N-r.rule.K, r.rule.Rest == RestCancel) {
+	for _, id := range c.release(r.rule.N-r.Seen-1, r.rule.Rest == RestCancel) {
 		r.giveUp(id)
 		r.Seen++
 	}

@@ -3,6 +3,7 @@ package trigger
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -13,7 +14,9 @@ type run struct {
 	id       Invocation
 	function Function
 	attempt  int
+	number   int     // in the order in which the session's runs became known
 	began    instant // of the attempt
+	started  bool    // the attempt: its function runs
 	ended    bool    // the attempt, whatever came of it
 	waits    bool    // for the end of the back-off
 	again    instant // the end of the back-off
@@ -28,9 +31,7 @@ type watch struct {
 	delivered bool
 }
 
-func compareRuns(a, b *run) int {
-	return cmp.Or(cmp.Compare(a.began, b.began), cmp.Compare(a.session.id, b.session.id), cmp.Compare(a.id, b.id))
-}
+func compareRuns(a, b *run) int { return cmp.Compare(a.number, b.number) }
 
 // Run is an attempt of an invocation that starts or is over.
 type Run struct {
@@ -45,10 +46,13 @@ func (ev *Evaluator) Started(now time.Time, r Run) (Output, error) {
 	ev.advance(now)
 	err := ev.withRun(r, func(s *session, known *run) error {
 		switch {
-		case known != nil && known.attempt == r.Attempt:
+		case known != nil && known.attempt == r.Attempt && !known.started:
+			known.started = true
 			known.start()
-		case known == nil && r.ID.owned() && !s.finished[r.ID]:
-			s.add(Firing{Session: s.id, ID: r.ID, Function: r.Function, Attempt: r.Attempt})
+		case known == nil:
+			if known = s.begin(r); known != nil {
+				known.started = true
+			}
 		}
 		return nil
 	})
@@ -78,11 +82,13 @@ func (ev *Evaluator) Failed(now time.Time, r Run, why string) (Output, error) {
 	ev.advance(now)
 	err := ev.withRun(r, func(s *session, known *run) error {
 		switch {
-		case known == nil && r.ID.owned() && !s.finished[r.ID]:
-			s.add(Firing{Session: s.id, ID: r.ID, Function: r.Function, Attempt: r.Attempt}).fail(why)
-		case known != nil && known.attempt == r.Attempt && known.waits:
+		case known == nil:
+			if known = s.begin(r); known != nil {
+				known.fail(why)
+			}
+		case known.attempt == r.Attempt && known.waits:
 			known.ended = true // the next attempt is coming already, unless an object of this one does
-		case known != nil && known.attempt == r.Attempt:
+		case known.attempt == r.Attempt:
 			known.fail(why)
 		}
 		return nil
@@ -108,9 +114,18 @@ func (ev *Evaluator) withRun(r Run, do func(*session, *run) error) error {
 	return do(s, known)
 }
 
+// begin makes a run of one of the owner's invocations. It returns nil if it is none, is over, or would be too many.
+func (s *session) begin(r Run) *run {
+	if !r.ID.owned() || s.finished[r.ID] || !s.step(r.Function) {
+		return nil
+	}
+	return s.add(Firing{Session: s.id, ID: r.ID, Function: r.Function, Attempt: r.Attempt})
+}
+
 // add makes a run of a firing.
 func (s *session) add(f Firing) *run {
-	r := &run{session: s, id: f.ID, function: f.Function, attempt: f.Attempt}
+	s.known++
+	r := &run{session: s, number: s.known, id: f.ID, function: f.Function, attempt: f.Attempt}
 	for _, t := range s.ev.watchers[f.Function] {
 		c := s.cell(t)
 		if m, ok := c.matcher.(finite); ok && m.done() || s.early[delivery{f.ID, t.index}] {
@@ -131,7 +146,7 @@ func (s *session) add(f Firing) *run {
 func (s *session) drop(r *run) {
 	s.ev.timers.stop(&r.timer)
 	for _, w := range r.watches {
-		delete(s.cell(w.trigger).watched, r)
+		r.deliver(w.trigger)
 	}
 	if r.id.owned() {
 		s.finished[r.id] = true
@@ -157,15 +172,16 @@ func (s *session) deliver(t *trigger, id Invocation) {
 
 func (r *run) deliver(t *trigger) {
 	for i := range r.watches {
-		if w := &r.watches[i]; w.trigger == t {
+		if w := &r.watches[i]; w.trigger == t && !w.delivered {
 			w.delivered = true
-			delete(r.session.cell(t).watched, r)
+			r.session.cell(t).unwatch()
 		}
 	}
 }
 
-// delivered says whether no trigger waits any more.
-func (r *run) delivered() bool { return r.missing() == nil }
+func (r *run) watchedBy(t *trigger) bool {
+	return slices.ContainsFunc(r.watches, func(w watch) bool { return w.trigger == t && !w.delivered })
+}
 
 // missing returns the watch that will end first, nil if there is none.
 func (r *run) missing() *watch {
@@ -249,8 +265,9 @@ func (r *run) retry(w *watch, why string) {
 func (r *run) bury(why string) {
 	s := r.session
 	s.ev.out.DeadLetters = append(s.ev.out.DeadLetters, DeadLetter{s.id, r.id, r.function, r.attempt, why, r.firing.Objects})
+	watches := slices.Clone(r.watches)
 	s.drop(r)
-	for _, w := range r.watches {
+	for _, w := range watches {
 		c := s.cell(w.trigger)
 		if m, ok := c.matcher.(counting); ok && !w.delivered {
 			m.lost(c, r.id)
@@ -265,7 +282,7 @@ func (r *run) repeat() {
 		return
 	}
 	r.attempt++
-	r.ended, r.waits = false, false
+	r.started, r.ended, r.waits = false, false, false
 	r.firing.Attempt = r.attempt
 	r.start()
 	s.ev.out.Firings = append(s.ev.out.Firings, r.firing)

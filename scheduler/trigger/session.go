@@ -19,6 +19,7 @@ type session struct {
 	bytes   int64
 	steps   int
 	runs    map[Invocation]*run // that are not over
+	known   int                 // how many there were
 	// early are objects of invocations that were not known to run when they came, only for triggers that watch.
 	early map[delivery]bool
 	// finished are the owner's invocations that are over, so that a late start is not taken for a new one.

@@ -50,6 +50,7 @@ type runState struct {
 	Function Function     `json:"function"`
 	Attempt  int          `json:"attempt"`
 	Began    instant      `json:"began"`
+	Started  bool         `json:"started,omitempty"`
 	Ended    bool         `json:"ended,omitempty"`
 	Waits    bool         `json:"waits,omitempty"`
 	Again    instant      `json:"again,omitempty"`
@@ -124,7 +125,7 @@ func (s *session) save() (state sessionState, err error) {
 }
 
 func (r *run) save() runState {
-	state := runState{ID: r.id, Function: r.function, Attempt: r.attempt, Began: r.began, Ended: r.ended, Waits: r.waits, Again: r.again, Firing: r.firing}
+	state := runState{ID: r.id, Function: r.function, Attempt: r.attempt, Began: r.began, Started: r.started, Ended: r.ended, Waits: r.waits, Again: r.again, Firing: r.firing}
 	for _, w := range r.watches {
 		state.Watches = append(state.Watches, watchState{w.trigger.Name, w.due, w.delivered})
 	}
@@ -239,8 +240,9 @@ func (l loader) cell(s *session, state cellState) error {
 }
 
 func (l loader) run(s *session, state runState) error {
-	r := &run{session: s, id: state.ID, function: state.Function, attempt: state.Attempt, began: state.Began, ended: state.Ended,
-		waits: state.Waits, again: state.Again, firing: state.Firing}
+	s.known++
+	r := &run{session: s, number: s.known, id: state.ID, function: state.Function, attempt: state.Attempt, began: state.Began,
+		started: state.Started, ended: state.Ended, waits: state.Waits, again: state.Again, firing: state.Firing}
 	for _, w := range state.Watches {
 		t, err := l.find(w.Trigger)
 		if err != nil {
