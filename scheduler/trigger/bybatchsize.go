@@ -1,6 +1,7 @@
 package trigger
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -68,6 +69,13 @@ func (b *batch) withdraw(id Session) {
 	if len(b.Held) == 0 {
 		b.Due = never
 	}
+}
+
+func (b *batch) check(instant) error {
+	if len(b.Held) == 0 && b.Due != never {
+		return errors.New("its batch is empty, but would be due")
+	}
+	return nil
 }
 
 func (b *batch) waits() string {

@@ -63,6 +63,22 @@ func (s *set) put(c *cell, o Object) {
 	}
 }
 
+func (s *set) check(instant) error {
+	missing := len(s.keySet.keys)
+	if s.Held == nil && s.Missing == 0 {
+		return nil // it has fired
+	}
+	for i, o := range s.Held {
+		if i < len(s.keySet.keys) && o.Key == s.keySet.keys[i] {
+			missing--
+		}
+	}
+	if missing != s.Missing || missing == 0 || s.Held != nil && len(s.Held) != len(s.keySet.keys) {
+		return fmt.Errorf("its set of %d keys holds %d objects and lacks %d", len(s.keySet.keys), len(s.Held), s.Missing)
+	}
+	return nil
+}
+
 func (s *set) done() bool { return s.Missing == 0 }
 
 func (s *set) waits() string {

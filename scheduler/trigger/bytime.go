@@ -1,6 +1,7 @@
 package trigger
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -128,6 +129,16 @@ func (w *window) withdraw(id Session) {
 	if len(w.Held) == 0 {
 		w.Due = never
 	}
+}
+
+func (w *window) check(now instant) error {
+	if w.Origin < 0 || w.Origin > now || w.Due <= now || w.Due != never && w.Due > now.add(w.rule.Slide) || (w.Due == never) != (len(w.Held) == 0) {
+		return fmt.Errorf("at %v its window of %d objects, since %v, would end at %v", time.Duration(now), len(w.Held), time.Duration(w.Origin), time.Duration(w.Due))
+	}
+	if slices.ContainsFunc(w.Held, func(a arrival) bool { return a.At > now }) {
+		return errors.New("it has objects that came later")
+	}
+	return nil
 }
 
 func (w *window) waits() string {

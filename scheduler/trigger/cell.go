@@ -34,6 +34,8 @@ type (
 	counting interface{ lost(*cell, Invocation) }
 	// announced ones are told what to wait for.
 	announced interface{ announce(*cell, []Key) error }
+	// checked ones can be wrong if a snapshot was damaged.
+	checked interface{ check(now instant) error }
 	// controlled ones are told what is complete.
 	controlled interface {
 		control(c *cell, source Key, of GroupSet) error

@@ -1,6 +1,7 @@
 package trigger
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -153,6 +154,18 @@ func (g *groups) fire(c *cell, names []Group) {
 }
 
 func (g *groups) done() bool { return g.Known && len(g.In) == len(g.Expected) }
+
+func (g *groups) check(instant) error {
+	if g.Groups == nil || g.In == nil {
+		return errors.New("it has no place for groups or controls")
+	}
+	for name, of := range g.Groups {
+		if of == nil {
+			return fmt.Errorf("there is nothing of group %.80q", name)
+		}
+	}
+	return nil
+}
 
 func (g *groups) waits() string {
 	waiting := 0

@@ -1,6 +1,7 @@
 package trigger
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -84,6 +85,13 @@ func (j *join) fire(c *cell) {
 }
 
 func (j *join) done() bool { return j.Announced && len(j.Missing) == 0 }
+
+func (j *join) check(instant) error {
+	if j.Held == nil {
+		return errors.New("it has no place for objects")
+	}
+	return nil
+}
 
 func (j *join) waits() string {
 	if !j.Announced {

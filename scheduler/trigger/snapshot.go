@@ -142,7 +142,7 @@ func Restore(app Application, s Snapshot) (*Evaluator, error) {
 	if s.Application != app.Name || s.Version != app.Version {
 		return nil, fmt.Errorf("%w: the snapshot is of application %.80q %.80s, not of %s %s", ErrConflict, s.Application, s.Version, app.Name, app.Version)
 	}
-	if s.Now < 0 {
+	if s.Now < 0 || s.Now > int64(never/2) {
 		return nil, fmt.Errorf("%w: the snapshot is of time %v", ErrInvalid, time.Duration(s.Now))
 	}
 	ev.now, ev.seen, ev.clocked = instant(s.Now), s.Seen, s.Seen != 0
@@ -184,6 +184,9 @@ type loader struct {
 }
 
 func (l loader) session(state sessionState) error {
+	if l.ev.sessions[state.ID] != nil || state.Began > l.ev.now || state.Bytes < 0 || state.Steps < 0 {
+		return fmt.Errorf("%w: it is there twice, began later, or has less than nothing", ErrInvalid)
+	}
 	s := newSession(l.ev, state.ID)
 	s.began, s.ending, s.bytes, s.steps = state.Began, state.Ending, state.Bytes, state.Steps
 	l.ev.sessions[s.id] = s
@@ -235,11 +238,19 @@ func (l loader) cell(s *session, state cellState) error {
 	if err := json.Unmarshal(state.State, c.matcher); err != nil {
 		return fmt.Errorf("trigger %s: %w: %w", t.Name, ErrInvalid, err)
 	}
+	if m, ok := c.matcher.(checked); ok {
+		if err := m.check(l.ev.now); err != nil {
+			return fmt.Errorf("trigger %s: %w: %w", t.Name, ErrInvalid, err)
+		}
+	}
 	c.schedule()
 	return nil
 }
 
 func (l loader) run(s *session, state runState) error {
+	if s.runs[state.ID] != nil || state.Attempt < 1 || state.Waits && len(state.Watches) == 0 {
+		return fmt.Errorf("%w: it is there twice, or no attempt, or waits for nothing", ErrInvalid)
+	}
 	s.known++
 	r := &run{session: s, number: s.known, id: state.ID, function: state.Function, attempt: state.Attempt, began: state.Began,
 		started: state.Started, ended: state.Ended, waits: state.Waits, again: state.Again, firing: state.Firing}
