@@ -9,16 +9,21 @@ import (
 	"github.com/xylem-project/xylem/scheduler/trigger"
 )
 
-// BenchmarkMix puts objects into eight buckets with a trigger of each kind, in sessions of 800 objects, and reports the end of all that fires. Two
+// BenchmarkMix puts objects into eight buckets with a trigger of each kind, in sessions of 800 objects, and reports the ends of all that fires. Two
 // evaluators share the sessions, as two coordinators do.
-func BenchmarkMix(b *testing.B) {
+func BenchmarkMix(b *testing.B) { benchmarkMix(b, false) }
+
+// BenchmarkMixWatched is the same with a source for each eight objects, whose start and end are reported, and which all triggers watch.
+func BenchmarkMixWatched(b *testing.B) { benchmarkMix(b, true) }
+
+func benchmarkMix(b *testing.B, watched bool) {
 	const evaluators = 2
 	var wg sync.WaitGroup
 	b.ReportAllocs()
 	b.ResetTimer()
 	for range evaluators {
 		wg.Go(func() {
-			m := newMix(b)
+			m := newMix(b, watched)
 			for put := 0; put < b.N/evaluators; put += m.session() {
 			}
 		})
@@ -37,16 +42,20 @@ type mix struct {
 	keys     [perBucket]trigger.Key
 	now      time.Time
 	sessions int
+	watched  bool
 }
 
-func newMix(b *testing.B) *mix {
-	m := &mix{b: b, now: epoch}
+func newMix(b *testing.B, watched bool) *mix {
+	m := &mix{b: b, now: epoch, watched: watched}
 	for i := range m.keys {
 		m.keys[i] = trigger.Key(fmt.Sprint("part-", i))
 	}
-	rerun := &trigger.Rerun{Source: "src", Timeout: time.Minute, Attempts: 3}
+	var rerun *trigger.Rerun
+	if watched {
+		rerun = &trigger.Rerun{Source: "src", Timeout: time.Minute, Attempts: 3}
+	}
 	m.app = trigger.Application{Name: "mix", Functions: []trigger.Function{"f", "src"}}
-	for _, rule := range []trigger.Rule{trigger.Immediate{}, trigger.ByName{Key: "part-[0-4]*"}, trigger.ByBatchSize{N: 30, Timeout: time.Second},
+	for _, rule := range []trigger.Rule{trigger.Immediate{}, trigger.ByName{Key: "part-*"}, trigger.ByBatchSize{N: 30, Timeout: time.Second},
 		trigger.BySet{Keys: m.keys[:]}, trigger.Redundant{K: 2, N: 3}, trigger.ByTime{Window: 50 * time.Millisecond}, trigger.DynamicJoin{},
 		trigger.DynamicGroup{Controls: []trigger.Key{"m"}}} {
 		name := rule.Kind()
@@ -63,9 +72,16 @@ func (m *mix) session() int {
 	id := trigger.Session(fmt.Sprint("s", m.sessions))
 	m.must(m.ev.Begin(m.now, id))
 	for i, k := range m.keys {
+		source := trigger.Run{Session: id, ID: trigger.Invocation(k), Function: "src", Attempt: 1}
+		if m.watched {
+			m.must(m.ev.Started(m.now, source))
+		}
 		m.now = m.now.Add(time.Millisecond)
 		for _, b := range m.app.Buckets {
-			m.must(m.ev.Put(m.now, trigger.Object{Session: id, Bucket: b, Key: k, Size: 100, Group: trigger.Group(m.keys[i%10])}))
+			m.must(m.ev.Put(m.now, trigger.Object{Session: id, Bucket: b, Key: k, Size: 100, Group: trigger.Group(m.keys[i%10]), Source: trigger.Source{Invocation: source.ID}}))
+		}
+		if m.watched {
+			m.must(m.ev.Finished(m.now, source))
 		}
 	}
 	m.must(m.ev.Announce(m.now, id, "dynamic-join", m.keys[:]))
@@ -90,7 +106,7 @@ func (m *mix) must(out trigger.Output, err error) {
 // BenchmarkOpenSessions is the same with a hundred thousand sessions open, each with a timer of a batch and one of its limit.
 func BenchmarkOpenSessions(b *testing.B) {
 	const open = 100_000
-	m := newMix(b)
+	m := newMix(b, false)
 	ids := make([]trigger.Session, open)
 	for i := range ids {
 		ids[i] = trigger.Session(fmt.Sprint("open", i))
