@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"time"
+	"unicode/utf8"
 )
 
 // run is an invocation that is not over: its function runs, or triggers wait for what it has to deliver.
@@ -65,8 +66,8 @@ func (ev *Evaluator) Finished(now time.Time, r Run) (Output, error) {
 	ev.advance(now)
 	err := ev.withRun(r, func(s *session, known *run) error {
 		if known == nil {
-			if r.ID.owned() {
-				s.finished[r.ID] = true
+			if r.ID.owned() && !s.finished[r.ID] && s.step(r.Function) {
+				s.finished[r.ID] = true // its start is late
 			}
 			return nil
 		}
@@ -101,8 +102,8 @@ func (ev *Evaluator) withRun(r Run, do func(*session, *run) error) error {
 	if err != nil {
 		return err
 	}
-	if r.ID == "" || len(r.ID) > 2*maxName || r.Attempt < 1 {
-		return fmt.Errorf("%w: invocation %.80q, attempt %d: want a name and attempts from 1", ErrInvalid, r.ID, r.Attempt)
+	if r.ID == "" || len(r.ID) > 2*maxName || !utf8.ValidString(string(r.ID)) || r.Attempt < 1 {
+		return fmt.Errorf("%w: invocation %.80q, attempt %d: want a name of UTF-8, and attempts from 1", ErrInvalid, r.ID, r.Attempt)
 	}
 	if !ev.known[r.Function] {
 		return fmt.Errorf("%w: application %s has no function %.80q", ErrInvalid, ev.app.Name, r.Function)
@@ -167,7 +168,9 @@ func (s *session) deliver(t *trigger, id Invocation) {
 		r.schedule()
 		return
 	}
-	s.early[delivery{id, t.index}] = true
+	if len(s.early) < s.ev.app.Limits.Objects { // duplicates may name any number of sources
+		s.early[delivery{id, t.index}] = true
+	}
 }
 
 func (r *run) deliver(t *trigger) {
