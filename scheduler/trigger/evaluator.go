@@ -102,7 +102,7 @@ func (ev *Evaluator) advance(now time.Time) {
 func (ev *Evaluator) ring(until instant) {
 	for ev.timers.next() <= until {
 		t := ev.timers[0]
-		ev.now = t.at
+		ev.now = max(ev.now, t.at)
 		ev.timers.stop(t)
 		t.target.ring()
 		ev.settle()
