@@ -36,6 +36,7 @@ func newUp(a *app) *cobra.Command {
 		cfg.Ready = func() {
 			fmt.Fprintf(a.out, "ready: push images to %s, then xylem fn create NAME --image %s/...\n", cfg.Registry, cfg.Registry)
 		}
+		collectLess()
 		return advise(up.Run(cmd.Context(), cfg), "'xylem doctor' says what this machine lacks")
 	}
 	return cmd
