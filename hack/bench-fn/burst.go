@@ -25,6 +25,8 @@ const (
 	burstHosts     = 8
 	burstInstances = 64
 	burstRate      = 100 * lab.Mbit
+	// burstTimeout is far more than it may take.
+	burstTimeout = 120 * time.Second
 	// burstData is how much of its image a program reads before it is ready; none of it can be compressed.
 	burstData = 50 << 20
 )
@@ -88,7 +90,9 @@ func (b *bench) burstOnce(ctx context.Context) (times []time.Duration, egress fl
 	if err != nil {
 		return nil, 0, err
 	}
-	times, err = invokeTogether(ctx, user, "reader", burstInstances)
+	invoking, cancel := context.WithTimeout(ctx, burstTimeout)
+	defer cancel()
+	times, err = invokeTogether(invoking, user, "reader", burstInstances)
 	if err != nil {
 		for _, h := range l.Hosts() {
 			err = fmt.Errorf("%w\n%s: %s", err, h.Name, h.Node.AgentLogTail())
@@ -137,12 +141,17 @@ func invokeTogether(ctx context.Context, user *api.User, name string, n int) ([]
 				return fmt.Errorf("%s: %q: %w", resp.Status, line, err)
 			}
 			mu.Lock()
-			defer mu.Unlock()
 			times, seen[line] = append(times, time.Since(start)), true
 			if len(times) == n {
 				close(all)
 			}
-			return nil
+			mu.Unlock()
+			select { // an answer that is closed early frees its instance
+			case <-all:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		})
 	}
 	if err := g.Wait(); err != nil {
