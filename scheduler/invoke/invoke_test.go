@@ -387,6 +387,42 @@ func TestStreams(t *testing.T) {
 	}
 }
 
+// A client that goes away in the middle of both streams frees the instance's place.
+func TestClientsThatGoAway(t *testing.T) {
+	w := newWorld(t, store.NewMemory())
+	w.node(func(rw http.ResponseWriter, r *http.Request) {
+		control := http.NewResponseController(rw)
+		if err := control.EnableFullDuplex(); err != nil {
+			t.Error(err)
+		}
+		rw.Write([]byte("hello"))   //nolint:errcheck // the client sees it
+		control.Flush()             //nolint:errcheck // as above
+		io.Copy(io.Discard, r.Body) //nolint:errcheck // it breaks off
+	})
+	w.create(api.FunctionSpec{Name: "f", Max: 1, Concurrency: 1})
+	for range 3 {
+		body, more := io.Pipe()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.api.URL+"/v1/functions/f/invocations", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := w.api.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin := make([]byte, 5)
+		if _, err := io.ReadFull(resp.Body, begin); err != nil || string(begin) != "hello" {
+			t.Fatalf("%s: %q, %v", resp.Status, begin, err)
+		}
+		resp.Body.Close()
+		w.until("the place is free", func() bool {
+			list := w.dispatcher.Instances("default")
+			return len(list) == 1 && list[0].InFlight == 0
+		})
+		more.Close()
+	}
+}
+
 func TestFunctionsThatCannotBe(t *testing.T) {
 	w := newWorld(t, store.NewMemory())
 	for body, want := range map[string]string{
