@@ -37,8 +37,8 @@ type FunctionsConfig struct {
 	Snapshotter string `toml:"snapshotter"`
 	// Runtime is containerd's runtime of the functions' containers. Default io.containerd.runc.v2.
 	Runtime string `toml:"runtime"`
-	// Memory and CPU are what all instances may use together, as "8GiB" and in cores. Default 0: three quarters of the machine's memory,
-	// and all cores.
+	// Memory and CPU are what all instances may be promised together, as "8GiB" and in cores. Default 0: three quarters of the machine's
+	// memory, and eight times its cores, because most instances are idle most of the time.
 	Memory Size    `toml:"memory"`
 	CPU    float64 `toml:"cpu"`
 	// PauseAfter is how long an instance without invocations runs on before it is frozen, until the next one. Default 10s; negative: never.
@@ -64,7 +64,10 @@ func (c FunctionsConfig) validate(schedulers []string) error {
 	return nil
 }
 
-// room returns what instances may use together, in bytes and thousandths of a core.
+// overcommit is how much more CPU is promised to instances than there is.
+const overcommit = 8
+
+// room returns what instances may be promised together, in bytes and thousandths of a core.
 func (c FunctionsConfig) room() (memory int64, cpu int, err error) {
 	memory, cpu = int64(c.Memory), int(c.CPU*1000)
 	if memory == 0 {
@@ -75,7 +78,7 @@ func (c FunctionsConfig) room() (memory int64, cpu int, err error) {
 		memory = int64(info.Totalram) * int64(info.Unit) / 4 * 3
 	}
 	if cpu == 0 {
-		cpu = 1000 * runtime.NumCPU()
+		cpu = overcommit * 1000 * runtime.NumCPU()
 	}
 	return memory, cpu, nil
 }

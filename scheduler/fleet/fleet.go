@@ -166,6 +166,18 @@ func (f *Fleet) Reserve(fn api.Function, avoid []*Node) (*Node, error) {
 	return best, nil
 }
 
+// CouldHold says whether some node would have room for an instance if instances of other functions were stopped.
+func (f *Fleet) CouldHold(fn api.Function) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, n := range f.nodes {
+		if fn.Memory <= n.memory && fn.CPU <= n.cpu && (fn.PerNode == 0 || n.booked.functions[family(fn)] < fn.PerNode) {
+			return true
+		}
+	}
+	return false
+}
+
 // Release gives back what Reserve booked.
 func (f *Fleet) Release(n *Node, fn api.Function) {
 	f.mu.Lock()

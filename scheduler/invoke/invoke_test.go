@@ -212,6 +212,28 @@ func TestNoNodeAndNoRoom(t *testing.T) {
 	}
 }
 
+// An idle instance makes room for another function's, but one that is always to be there does not.
+func TestIdleInstancesMakeRoom(t *testing.T) {
+	w := newWorld(t, store.NewMemory())
+	n := w.node(echo) // with room for 1 GiB
+	w.create(api.FunctionSpec{Name: "kept", Memory: 300 << 20, Min: 1})
+	w.create(api.FunctionSpec{Name: "f", Memory: 600 << 20})
+	w.create(api.FunctionSpec{Name: "g", Memory: 600 << 20})
+	w.create(api.FunctionSpec{Name: "large", Memory: 2 << 30})
+	w.until("the kept one is there", func() bool { return n.count() == 1 })
+	for _, name := range []string{"f", "g", "f", "kept"} {
+		if status, body, _ := w.do(http.MethodPost, awsPath(name), `1`, nil); status != 200 {
+			t.Fatal(name, status, body)
+		}
+	}
+	if status, body, _ := w.do(http.MethodPost, awsPath("large"), `1`, nil); status != http.StatusTooManyRequests {
+		t.Errorf("one that fits no node: %d %s", status, body)
+	}
+	if starts := n.starts.Load(); starts != 4 || n.count() != 2 {
+		t.Errorf("%d starts and %d instances, want kept, f, g and f again, of which the first and the last are left", starts, n.count())
+	}
+}
+
 // A scheduler that starts again takes up the instances of its former run.
 func TestSchedulerStartsAgain(t *testing.T) {
 	kept := store.NewMemory()

@@ -108,6 +108,7 @@ func (p *pool) failed(err error) {
 	patient := time.Duration(0)
 	if errors.Is(err, fleet.ErrNoRoom) || errors.Is(err, fleet.ErrNoNodes) {
 		p.crowded, patient = now.Add(roomAfter), roomWait
+		p.d.do(func() { p.d.makeRoom(p) })
 	} else {
 		p.d.cfg.Log.Warn("instance not started", "function", p.fn.ID(), "err", err)
 		p.backoff = &BackoffError{Function: p.fn.ID(), Until: now.Add(min(lastBackoff, firstBackoff<<min(p.failures, 16))), Err: err}
