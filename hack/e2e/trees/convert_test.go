@@ -155,8 +155,9 @@ func TestHolderIsKilled(t *testing.T) {
 	if _, err := os.ReadFile(s.file(user)); err == nil {
 		t.Error("the file was read without its blocks")
 	}
-	if took := time.Since(begin); took > 2*readTimeout {
-		t.Errorf("the read failed after %v, want %v", took, readTimeout)
+	// The kernel tries again: docs/operations.md promises the error after three times read_timeout.
+	if took := time.Since(begin); took > 3*readTimeout+time.Second {
+		t.Errorf("the read failed after %v, want at most %v", took, 3*readTimeout)
 	}
 	eventually(t, 2*patience, "the image is converted once more", func() error {
 		got, err := os.ReadFile(s.file(user))
