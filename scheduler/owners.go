@@ -272,17 +272,10 @@ func once(told *bool) slog.Level {
 // follow calls changed with the names below a prefix whenever they change, until ctx ends.
 func (k *keeper) follow(ctx context.Context, prefix string, changed func([]string)) {
 	told := false
-	for ctx.Err() == nil {
-		err := k.store.Watch(ctx, prefix, func(items []store.Item) {
-			told = false
-			changed(names(items, prefix))
-		})
-		if ctx.Err() == nil {
-			k.log.Log(ctx, once(&told), "cannot follow the state store, still trying", "prefix", prefix, "err", err)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(again):
-		}
-	}
+	store.Follow(ctx, k.store, prefix, again, func(items []store.Item) {
+		told = false
+		changed(names(items, prefix))
+	}, func(err error) {
+		k.log.Log(ctx, once(&told), "cannot follow the state store, still trying", "prefix", prefix, "err", err)
+	})
 }

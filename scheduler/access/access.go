@@ -59,17 +59,9 @@ func New(s store.Store, log *slog.Logger) *Keys { return &Keys{store: s, log: lo
 
 // Run follows the store until ctx ends. While the store is away, keys are as they were.
 func (k *Keys) Run(ctx context.Context) {
-	for ctx.Err() == nil {
-		err := k.store.Watch(ctx, prefix, k.learn)
-		if err == nil || ctx.Err() != nil {
-			return
-		}
+	store.Follow(ctx, k.store, prefix, time.Second, k.learn, func(err error) {
 		k.log.Warn("access keys stay as they were known until the store answers", "err", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Second):
-		}
-	}
+	})
 }
 
 func (k *Keys) learn(items []store.Item) {

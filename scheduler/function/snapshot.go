@@ -74,24 +74,16 @@ func parse(items []store.Item) (snapshot, error) {
 
 // Run follows the store until ctx ends. What has been written is known to every Registry over the store soon after.
 func (r *Registry) Run(ctx context.Context) {
-	for ctx.Err() == nil {
-		err := r.store.Watch(ctx, Prefix, func(items []store.Item) {
-			s, err := parse(items)
-			if err != nil {
-				r.log.Error("functions stay as they were known", "err", err)
-				return
-			}
-			r.known.Store(&s)
-		})
-		if err == nil || ctx.Err() != nil {
+	store.Follow(ctx, r.store, Prefix, time.Second, func(items []store.Item) {
+		s, err := parse(items)
+		if err != nil {
+			r.log.Error("functions stay as they were known", "err", err)
 			return
 		}
+		r.known.Store(&s)
+	}, func(err error) {
 		r.log.Warn("functions stay as they were known until the store answers", "err", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Second):
-		}
-	}
+	})
 }
 
 // Lookup returns the version of a function that a qualifier names: a number, an alias, or "" and "$LATEST" for the newest. It
