@@ -108,34 +108,36 @@ func (c *converter) queue(j job) {
 
 // await waits until the conversion of an image has ended, as long as a pull may. It returns false if there is nothing to wait for.
 func (c *converter) await(ctx context.Context, source digest.Digest) bool {
-	c.mu.Lock()
-	j := c.jobs[source]
-	c.mu.Unlock()
+	j := c.job(source)
 	if j == nil {
 		return false
 	}
-	patience := time.NewTimer(time.Until(j.added.Add(c.wait)))
-	defer patience.Stop()
-	select {
-	case <-j.ended:
-		return true
-	case <-patience.C:
-	case <-ctx.Done():
-	}
-	return false
+	ctx, cancel := context.WithDeadline(ctx, j.added.Add(c.wait))
+	defer cancel()
+	return j.await(ctx)
 }
 
 // finish waits until the conversion of an image has ended, or ctx has.
 func (c *converter) finish(ctx context.Context, source digest.Digest) {
-	c.mu.Lock()
-	j := c.jobs[source]
-	c.mu.Unlock()
-	if j == nil {
-		return
+	if j := c.job(source); j != nil {
+		j.await(ctx)
 	}
+}
+
+// job returns the conversion of an image that is due or under way, nil if there is none.
+func (c *converter) job(source digest.Digest) *job {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.jobs[source]
+}
+
+// await returns true when the conversion has ended, false if ctx has.
+func (j *job) await(ctx context.Context) bool {
 	select {
 	case <-j.ended:
+		return true
 	case <-ctx.Done():
+		return false
 	}
 }
 
