@@ -216,6 +216,3 @@ func (e *Executor) isOrphan(in *instance, now time.Time) bool {
 	}
 	return now.Sub(last) > orphanAfter
 }
-
-// logName is under which a function's log is kept.
-func logName(fn api.Function) string { return fn.Namespace + "/" + fn.Name }

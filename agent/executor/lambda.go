@@ -15,9 +15,6 @@ import (
 	"github.com/xylem-project/xylem/scheduler/api"
 )
 
-// MaxPayload is how large a payload of an invocation, or an answer of the contract "lambda" that is not streamed, may be, in bytes.
-const MaxPayload = 6 << 20
-
 // Headers of the Runtime API.
 const (
 	lambdaRequestID     = "Lambda-Runtime-Aws-Request-Id"
@@ -109,7 +106,7 @@ func (l *lambda) close() error {
 }
 
 func (l *lambda) invoke(w http.ResponseWriter, r *http.Request, inv invocation) *failure {
-	payload, err := readBuffer(r.Body, r.ContentLength, MaxPayload)
+	payload, err := readBuffer(r.Body, r.ContentLength, api.MaxPayload)
 	if err != nil {
 		return payloadFailure(err)
 	}
@@ -165,7 +162,7 @@ func (l *lambda) answer(call *lambdaCall, deadline <-chan time.Time) (lambdaAnsw
 
 func payloadFailure(err error) *failure {
 	if errors.Is(err, errTooLarge) {
-		return fail(api.FailureTooLarge, "the payload has more than %d bytes", MaxPayload)
+		return fail(api.FailureTooLarge, "the payload has more than %d bytes", api.MaxPayload)
 	}
 	return fail(api.FailureTimeout, "the caller has gone: %w", err)
 }
@@ -283,7 +280,7 @@ var streamBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 // decodeTrailer is the body of an error that came as a trailer.
 func decodeTrailer(t http.Header) []byte {
 	body, err := base64.StdEncoding.DecodeString(t.Get(lambdaErrorBody))
-	if err != nil || len(body) > MaxPayload {
+	if err != nil || len(body) > api.MaxPayload {
 		return []byte(`{"errorType":` + strconv.Quote(t.Get(lambdaErrorType)) + `}`)
 	}
 	return body

@@ -146,7 +146,7 @@ func (l *lambda) serveResponse(c *runtimeConn, r *http.Request, id string) error
 		return c.accept()
 	}
 	var err error
-	if a.body, err = readBuffer(r.Body, r.ContentLength, MaxPayload); err != nil {
+	if a.body, err = readBuffer(r.Body, r.ContentLength, api.MaxPayload); err != nil {
 		return c.breakOff(call, err)
 	}
 	if r.Trailer.Get(lambdaErrorType) != "" {
@@ -160,8 +160,8 @@ func (l *lambda) serveResponse(c *runtimeConn, r *http.Request, id string) error
 // breakOff answers an invocation whose answer cannot be read.
 func (c *runtimeConn) breakOff(call *lambdaCall, err error) error {
 	if errors.Is(err, errTooLarge) {
-		call.answer <- lambdaAnswer{err: fail(api.FailureTooLarge, "the answer has more than %d bytes", MaxPayload)}
-		return c.refuse(http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", fmt.Sprintf("Exceeded maximum allowed payload size (%d bytes).", MaxPayload))
+		call.answer <- lambdaAnswer{err: fail(api.FailureTooLarge, "the answer has more than %d bytes", api.MaxPayload)}
+		return c.refuse(http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", fmt.Sprintf("Exceeded maximum allowed payload size (%d bytes).", api.MaxPayload))
 	}
 	call.answer <- lambdaAnswer{err: fail(api.FailureExited, "the program broke off in the middle of its answer: %w", err)}
 	return errors.Join(err, c.refuse(http.StatusBadRequest, "TruncatedResponse", "the answer is truncated"))
@@ -172,7 +172,7 @@ func (l *lambda) serveError(c *runtimeConn, r *http.Request, id string) error {
 	if call == nil {
 		return l.refuseClaim(c, id)
 	}
-	body, err := readBuffer(r.Body, r.ContentLength, MaxPayload)
+	body, err := readBuffer(r.Body, r.ContentLength, api.MaxPayload)
 	if err != nil {
 		return c.breakOff(call, err)
 	}

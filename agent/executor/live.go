@@ -126,7 +126,7 @@ func (in *instance) build(ctx, lasting context.Context, im *image, back *undo) e
 		return err
 	}
 	back.add(func(context.Context) error { return ns.remove() })
-	in.output, err = openOutput(filepath.Join(in.ex.outputDir(), in.id), in.id, in.fn.Version, in.ex.logs.of(logName(in.fn)))
+	in.output, err = openOutput(filepath.Join(in.ex.outputDir(), in.id), in.id, in.fn.Version, in.ex.logs.of(in.fn.Key()))
 	if err != nil {
 		return err
 	}

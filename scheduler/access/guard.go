@@ -80,7 +80,7 @@ const (
 	// maxSkew is how far the clock of who signs may be off, as at AWS.
 	maxSkew = 5 * time.Minute
 	// maxSigned bounds the body of a signed request, which has to be read to verify it.
-	maxSigned = 6<<20 + 1
+	maxSigned = api.MaxPayload + 1
 )
 
 // signature is what a signed request says of its signature.

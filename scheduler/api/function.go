@@ -99,8 +99,11 @@ type Function struct {
 	Created time.Time     `json:"created"`
 }
 
+// Key names a function with all its versions, as "namespace/name".
+func (s FunctionSpec) Key() string { return s.Namespace + "/" + s.Name }
+
 // ID names a version, as "namespace/name:3".
-func (f Function) ID() string { return fmt.Sprintf("%s/%s:%d", f.Namespace, f.Name, f.Version) }
+func (f Function) ID() string { return fmt.Sprintf("%s:%d", f.Key(), f.Version) }
 
 // ARN is the name that AWS's programs expect.
 func (f Function) ARN() string {

@@ -64,6 +64,9 @@ type WorkFailure struct {
 	Log string `json:"log,omitempty"`
 }
 
+// MaxPayload is how large the payload of an invocation, or an answer that is not streamed, may be, in bytes, as in AWS Lambda.
+const MaxPayload = 6 << 20
+
 // StartRequest asks for an instance.
 type StartRequest struct {
 	Function Function `json:"function"`

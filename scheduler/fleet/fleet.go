@@ -171,7 +171,7 @@ func (f *Fleet) CouldHold(fn api.Function) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, n := range f.nodes {
-		if fn.Memory <= n.memory && fn.CPU <= n.cpu && (fn.PerNode == 0 || n.booked.functions[family(fn)] < fn.PerNode) {
+		if fn.Memory <= n.memory && fn.CPU <= n.cpu && (fn.PerNode == 0 || n.booked.functions[fn.Key()] < fn.PerNode) {
 			return true
 		}
 	}
@@ -222,19 +222,17 @@ type load struct {
 	functions map[string]int // instances, by namespace/name
 }
 
-func family(fn api.Function) string { return fn.Namespace + "/" + fn.Name }
-
 func (n *Node) book(fn api.Function) {
 	n.booked.memory += fn.Memory
 	n.booked.cpu += fn.CPU
-	n.booked.functions[family(fn)]++
+	n.booked.functions[fn.Key()]++
 }
 
 func (n *Node) unbook(fn api.Function) {
 	n.booked.memory -= fn.Memory
 	n.booked.cpu -= fn.CPU
-	if n.booked.functions[family(fn)]--; n.booked.functions[family(fn)] <= 0 {
-		delete(n.booked.functions, family(fn))
+	if n.booked.functions[fn.Key()]--; n.booked.functions[fn.Key()] <= 0 {
+		delete(n.booked.functions, fn.Key())
 	}
 }
 
@@ -250,7 +248,7 @@ func (n *Node) describe(s api.NodeStatus) {
 // fits says whether a node has room for an instance.
 func (n *Node) fits(fn api.Function) bool {
 	return !n.full && n.booked.memory+fn.Memory <= n.memory && n.booked.cpu+fn.CPU <= n.cpu &&
-		(fn.PerNode == 0 || n.booked.functions[family(fn)] < fn.PerNode)
+		(fn.PerNode == 0 || n.booked.functions[fn.Key()] < fn.PerNode)
 }
 
 // before says whether a node is the better one of two that fit: who holds the image starts at once; else the fuller one, so that large

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/xylem-project/xylem/scheduler/api"
+	"github.com/xylem-project/xylem/scheduler/fleet"
 )
 
 // Headers of AWS Lambda's Invoke call.
@@ -69,7 +70,7 @@ func (g *Gateway) fromAWS(r *http.Request, id string) (inv Invocation, err error
 	if err != nil {
 		return inv, err
 	}
-	limit := int64(MaxPayload)
+	limit := int64(api.MaxPayload)
 	if r.Header.Get(awsInvocationType) == "Event" {
 		limit = MaxEventPayload
 	}
@@ -150,7 +151,7 @@ func (g *Gateway) synchronous(w http.ResponseWriter, r *http.Request, inv Invoca
 
 // answerOf reads a whole answer.
 func answerOf(a *Answer) ([]byte, error) {
-	limit := int64(MaxPayload)
+	limit := int64(api.MaxPayload)
 	if a.whole != nil && int64(len(a.whole)) <= limit {
 		return a.whole, nil
 	}
@@ -182,7 +183,7 @@ type awsError struct {
 
 // functionError says whether AWS would call a failure one of the function's, and what it would say.
 func functionError(inv Invocation, err error) (bool, awsError) {
-	f, ok := failureOf(err)
+	f, ok := errors.AsType[*fleet.Failure](err)
 	if !ok {
 		return false, awsError{}
 	}

@@ -165,11 +165,7 @@ func isOurs(err error) bool {
 
 // keep writes down how often an event was tried. If that fails, it may be tried more often.
 func (e *Events) keep(ctx context.Context, ev *event) {
-	text, err := json.Marshal(ev)
-	if err == nil {
-		_, err = e.cfg.Store.Write(ctx, store.Tx{Put: []store.Item{{Key: ev.key(), Value: text}}})
-	}
-	if err != nil {
+	if err := e.write(ctx, ev); err != nil {
 		e.cfg.Log.Warn("attempts of an asynchronous invocation are not kept", "invocation", ev.ID, "err", err)
 	}
 }

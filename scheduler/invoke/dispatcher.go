@@ -80,8 +80,7 @@ type Answer struct {
 	Header  http.Header
 	Body    io.ReadCloser // the caller closes it
 	Trailer http.Header   // complete when Body has ended
-	Place   Place
-	whole   []byte // the body, if it came as a whole
+	whole   []byte        // the body, if it came as a whole
 }
 
 // FunctionError returns how the function failed: "", "Handled" or "Unhandled".
@@ -144,7 +143,6 @@ func (p *pool) run(ctx context.Context, i *instance, inv Invocation) (*Answer, e
 		p.give(i)
 		return nil, err
 	}
-	a.Place = Place{i.node.Peer, i.id}
 	a.Body = &answerBody{ReadCloser: a.Body, over: func() { cancel(); p.give(i) }}
 	return a, nil
 }
@@ -242,7 +240,7 @@ func (d *Dispatcher) Joined(n *fleet.Node, running []api.Instance) {
 		}
 		if p, err := d.pool(r.Function); err == nil {
 			p.mu.Lock()
-			p.add(n, r.ID, 0)
+			p.add(n, r.ID)
 			p.mu.Unlock()
 		}
 	}

@@ -41,17 +41,8 @@ func (e *BackoffError) Error() string {
 
 func (e *BackoffError) Unwrap() error { return e.Err }
 
-// Limits of payloads and answers, in bytes, as in AWS Lambda.
-const (
-	MaxPayload      = 6 << 20
-	MaxEventPayload = 256 << 10 // of an asynchronous invocation
-)
-
-// A Place is where an invocation runs.
-type Place struct {
-	Node     string // peer ID
-	Instance string
-}
+// MaxEventPayload is how large the payload of an asynchronous invocation may be, in bytes, as in AWS Lambda.
+const MaxEventPayload = 256 << 10
 
 // colours of invocations are bounded; longer ones are cut.
 const maxColour = 1024

@@ -94,16 +94,21 @@ func (e *Events) Accept(ctx context.Context, inv Invocation) error {
 	e.count++
 	e.bytes += len(ev.Payload)
 	e.mu.Unlock()
-	text, err := json.Marshal(ev)
-	if err == nil {
-		_, err = e.cfg.Store.Write(ctx, store.Tx{Put: []store.Item{{Key: ev.key(), Value: text}}})
-	}
-	if err != nil { // it may be there all the same, and run: the client was not promised that it does not
+	if err := e.write(ctx, ev); err != nil { // it may be there all the same, and run: the client was not promised that it does not
 		e.forget(ev)
 		return err
 	}
 	e.add(ev)
 	return nil
+}
+
+// write puts an event into the store.
+func (e *Events) write(ctx context.Context, ev *event) error {
+	text, err := json.Marshal(ev)
+	if err == nil {
+		_, err = e.cfg.Store.Write(ctx, store.Tx{Put: []store.Item{{Key: ev.key(), Value: text}}})
+	}
+	return err
 }
 
 func (e *Events) forget(ev *event) {

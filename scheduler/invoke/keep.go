@@ -75,7 +75,7 @@ func (d *Dispatcher) trim(now time.Time) {
 		return // not known yet
 	}
 	for _, fn := range list {
-		if fn.Min > 0 && d.cfg.Mine(key(fn)) {
+		if fn.Min > 0 && d.cfg.Mine(fn.Key()) {
 			if _, err := d.pool(fn); err != nil {
 				d.cfg.Log.Warn("function cannot be kept ready", "function", fn.ID(), "err", err)
 			}
@@ -91,8 +91,6 @@ func (d *Dispatcher) trim(now time.Time) {
 	}
 }
 
-func key(fn api.Function) string { return fn.Namespace + "/" + fn.Name }
-
 // wanted says how many instances of a version are always to be there, and whether there is such a version. Min counts for the newest and for those
 // that have an alias.
 func (d *Dispatcher) wanted(fn api.Function) (least int, exists bool) {
@@ -102,7 +100,7 @@ func (d *Dispatcher) wanted(fn api.Function) (least int, exists bool) {
 	}
 	exists = slices.ContainsFunc(about.Versions, func(v api.Function) bool { return v.Version == fn.Version && v.Created.Equal(fn.Created) })
 	named := fn.Version == about.Latest || slices.Contains(slices.Collect(maps.Values(about.Aliases)), fn.Version)
-	if exists && named && d.cfg.Mine(key(fn)) {
+	if exists && named && d.cfg.Mine(fn.Key()) {
 		least = fn.Min
 	}
 	return least, exists

@@ -12,10 +12,7 @@ import (
 
 	"github.com/xylem-project/xylem/scheduler/api"
 	"github.com/xylem-project/xylem/scheduler/api/lane"
-	"github.com/xylem-project/xylem/scheduler/fleet"
 )
-
-func failureOf(err error) (*fleet.Failure, bool) { return errors.AsType[*fleet.Failure](err) }
 
 // hop are headers that belong to a connection, not to what it carries (RFC 9110, 7.6.1).
 var hop = []string{"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade"}
@@ -100,7 +97,7 @@ func (g *Gateway) fromNative(r *http.Request, id string) (inv Invocation, err er
 	inv = Invocation{ID: id, Function: fn, Colour: colourOf(r.Header), Header: h, Body: r.Body}
 	structured := inv.Colour == "" && isStructured(r.Header)
 	if structured || r.ContentLength >= 0 && r.ContentLength <= lane.MaxRequest { // which then can be sent again
-		if inv.Payload, err = payload(r, MaxPayload); err != nil {
+		if inv.Payload, err = payload(r, api.MaxPayload); err != nil {
 			return inv, err
 		}
 	}

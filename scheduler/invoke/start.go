@@ -40,7 +40,7 @@ func (p *pool) start() {
 		p.d.do(func() { p.d.stop(node, id, p.fn) })
 		return
 	}
-	p.add(node, id, 0)
+	p.add(node, id)
 }
 
 // startGrace is how much longer than the node this end waits for a start.
@@ -71,8 +71,8 @@ func (p *pool) launch(ctx context.Context) (*fleet.Node, string, error) {
 }
 
 // add takes in an instance that is ready. Callers hold mu.
-func (p *pool) add(node *fleet.Node, id string, inFlight int) {
-	i := &instance{number: p.next, id: id, node: node, inFlight: inFlight, used: time.Now()}
+func (p *pool) add(node *fleet.Node, id string) {
+	i := &instance{number: p.next, id: id, node: node, used: time.Now()}
 	p.next++
 	p.instances[i.number] = i
 	p.handOver(p.policy.Add(i.number))

@@ -195,7 +195,7 @@ func TestCrashLoop(t *testing.T) {
 func TestLargePayloads(t *testing.T) {
 	w := start(t, nil)
 	w.instance("a", w.function(api.ContractLambda, func(fn *api.Function) { fn.Memory = 512 << 20 }))
-	text := strings.Repeat("x", executor.MaxPayload-1000)
+	text := strings.Repeat("x", api.MaxPayload-1000)
 	if s := w.ask("a", `{"do":"echo","text":"`+text+`"}`); s.Text != text {
 		t.Errorf("%d bytes came back as %d", len(text), len(s.Text))
 	}
